@@ -1,0 +1,403 @@
+"""The command line: parse, call the library, print. Heavy imports wait for their command."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from avbench import __version__, registry, resources
+from avbench.types import MODALITIES, AvbenchError, Modality, Report, UsageError, silent
+
+if TYPE_CHECKING:
+    from avbench.evaluation.result import Result
+
+_DEFAULT_BENCHMARK = "vs100-ci"
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to standard output.")
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=os.cpu_count() or 1,
+    show_default="all cores",
+    help="Clips worked on at a time.",
+)
+
+
+class _Group(click.Group):
+    """Turns the library's errors into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AvbenchError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except BrokenPipeError:
+            raise  # click ends quietly when the reader of a pipe is gone
+        except OSError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="avbench")
+def main() -> None:
+    """Audio-visual class-incremental learning: data, methods, metrics.
+
+    \b
+    Examples:
+      avbench demo                                        see it work in minutes
+      avbench list                                        what there is
+      avbench prepare toy-ci                              clips and features
+      avbench evaluate --method avcil --benchmark toy-ci --seeds 0,1,2
+    """
+
+
+@main.command("list")
+@json_option
+def list_command(as_json: bool) -> None:
+    """Show benchmarks, methods, encoders and sources.
+
+    \b
+    Examples:
+      avbench list
+      avbench list --json
+    """
+    from avbench.manifests.listing import benchmarks
+
+    rows = benchmarks()
+    plugins = {
+        group: {name: point.value for name, point in registry.registered(group).items()}
+        for group in ("methods", "encoders", "sources")
+    }
+    if as_json:
+        _print_json({"benchmarks": rows, **plugins})
+        return
+    columns = ["benchmark", "classes", "steps", "clips", "memory", "features", "title"]
+    _table(
+        columns,
+        [
+            [
+                row["name"],
+                row["classes"],
+                row["steps"],
+                f"{row['clips']:,}",
+                row["memory"],
+                ", ".join(row["prepared"]) or "-",
+                row["title"],
+            ]
+            for row in rows
+        ],
+    )
+    for group, points in plugins.items():
+        _table([group.removesuffix("s"), "from"], [[n, value] for n, value in points.items()])
+
+
+@main.command()
+@click.argument("benchmark")
+@click.option(
+    "--source", metavar="NAME[:ARGUMENT]", help="Where clips come from, such as folder:DIR."
+)
+@click.option("--preset", help="Encoder preset of the features.  [default: the benchmark's]")
+@workers_option
+@json_option
+def prepare(
+    benchmark: str, source: str | None, preset: str | None, workers: int, as_json: bool
+) -> None:
+    """Get, cut and check the clips of a benchmark, then extract features.
+
+    BENCHMARK is a name from `avbench list`, or the path of a TOML of your own. What is done already
+    is not done again. Clips and features go to $AVBENCH_HOME (~/.cache/avbench).
+
+    \b
+    Examples:
+      avbench prepare toy-ci
+      avbench prepare vs100-ci --source folder:/data/vggsound
+      avbench prepare my-benchmark.toml --source folder:clips
+    """
+    from avbench.features.extract import extract
+    from avbench.manifests.benchmark import Benchmark
+    from avbench.media.prepare import prepare_clips
+
+    chosen = Benchmark.load(benchmark)
+    encoder = registry.load("encoders", preset or chosen.spec.preset)()
+    with _progress() as report:
+        prepared = prepare_clips(chosen, source=source, workers=workers, report=report)
+        store = extract(chosen, encoder, workers=workers, report=report)
+    total = len(chosen.manifest)
+    if as_json:
+        _print_json(
+            {
+                "benchmark": chosen.name,
+                "clips": total,
+                "ready": len(store),
+                "failed": prepared.failed,
+                "features": str(store.folder),
+            }
+        )
+    else:
+        click.echo(
+            f"{len(store):,} of {total:,} clips are ready, with {store.preset_name} features"
+        )
+        for reason, count in prepared.failed.items():
+            click.echo(f"  {count:,} failed: {reason}")
+        click.echo(f"in {chosen.home}")
+    if len(store) < total:
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--method", required=True, help="A method from `avbench list`.")
+@click.option(
+    "--benchmark", help=f"A name, or the path of a TOML.  [default: {_DEFAULT_BENCHMARK}]"
+)
+@click.option("--seeds", default="0", show_default=True, help="Such as 0,1,2 or 0..4.")
+@click.option("--modality", type=click.Choice(MODALITIES), help="What the method may look at.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting.")
+@click.option("--preset", help="Which features.  [default: the benchmark's]")
+@click.option("--device", default="cpu", show_default=True, help="Where to compute, such as cuda.")
+@click.option("--out", type=click.Path(path_type=Path), help="[default: runs/BENCHMARK/METHOD]")
+@click.option("--allow-missing", is_flag=True, help="Go on where clips have no features.")
+@click.option("--force", is_flag=True, help="Run again what was run before.")
+@json_option
+def evaluate(
+    method: str,
+    benchmark: str | None,
+    seeds: str,
+    modality: Modality | None,
+    settings: tuple[str, ...],
+    preset: str | None,
+    device: str,
+    out: Path | None,
+    allow_missing: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Run a method through a benchmark and measure accuracy and forgetting.
+
+    Writes predictions, accuracy matrix, metrics, checkpoints and plots to a run directory.
+
+    \b
+    Examples:
+      avbench evaluate --method avcil --benchmark toy-ci --seeds 0,1,2
+      avbench evaluate --method oracle --benchmark toy-ci --modality audio
+      avbench evaluate --method avcil --benchmark toy-ci --set epochs=5 --out runs/short
+    """
+    from avbench.manifests.benchmark import Benchmark
+
+    if benchmark is None:
+        benchmark = _DEFAULT_BENCHMARK
+        click.echo(f"No --benchmark given: using {benchmark}.", err=True)
+    # Before torch is imported: a wrong name should be told at once.
+    chosen = Benchmark.load(benchmark)
+    if method not in registry.registered("methods"):
+        raise registry.unknown("method", method, list(registry.registered("methods")))
+    seed_list = _seeds(seeds)
+
+    from avbench.evaluation import evaluator
+    from avbench.evaluation.result import run_name
+
+    name = run_name(method, modality or "audio-visual")
+    run = out or Path("runs") / chosen.name / name
+    with _progress() as report:
+        result = evaluator.evaluate(
+            chosen,
+            method,
+            seeds=seed_list,
+            out=run,
+            modality=modality,
+            preset=preset,
+            settings=_settings(settings),
+            device=device,
+            allow_missing=allow_missing,
+            force=force,
+            report=report,
+        )
+    if as_json:
+        _print_json(result.to_json())
+        return
+    _print_results([result])
+    click.echo(f"predictions, matrix and plots: {run}")
+
+
+@main.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("runs/demo"),
+    show_default=True,
+    help="Where runs and plots go.",
+)
+@click.option("--seeds", default="0,1,2", show_default=True, help="Such as 0,1,2 or 0..4.")
+@workers_option
+@json_option
+def demo(out: Path, seeds: str, workers: int, as_json: bool) -> None:
+    """Render toy-ci and compare fine-tuning, AV-CIL and the oracle on it.
+
+    Takes a few minutes on two cores.
+
+    \b
+    Examples:
+      avbench demo
+      avbench demo --seeds 0 --out /tmp/demo
+    """
+    seed_list = _seeds(seeds)
+    from avbench.evaluation.demo import run_demo
+
+    with _progress() as report:
+        results = run_demo(out, seeds=seed_list, workers=workers, report=report)
+    if as_json:
+        _print_json([result.to_json() for result in results])
+        return
+    _print_results(results)
+    click.echo(f"plot:  {out / 'accuracy.png'}")
+    click.echo(f"runs:  {out} (predictions, accuracy matrix, checkpoints of each)")
+    click.echo("next:  avbench evaluate --method avcil --benchmark toy-ci --set epochs=40")
+    click.echo("       avbench list")
+
+
+@main.group()
+def splits() -> None:
+    """Build and verify the split manifests."""
+
+
+@splits.command("build")
+@click.argument("benchmark")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="A Parquet file.")
+def splits_build(benchmark: str, out: Path) -> None:
+    """Build a manifest from its table of annotations.
+
+    \b
+    Example:
+      avbench splits build ave-ci --out ave-ci.parquet
+    """
+    from avbench.manifests.builder import build
+    from avbench.manifests.spec import load_spec
+
+    manifest = build(load_spec(benchmark))
+    manifest.write(out)
+    click.echo(f"{out}: {len(manifest):,} clips, fingerprint {manifest.fingerprint}")
+
+
+@splits.command("verify")
+def splits_verify() -> None:
+    """Rebuild every shipped manifest and compare fingerprints.
+
+    \b
+    Example:
+      avbench splits verify
+    """
+    from avbench.manifests.benchmark import Benchmark
+    from avbench.manifests.builder import build
+    from avbench.manifests.spec import shipped_names
+
+    for name in shipped_names():
+        benchmark = Benchmark.load(name)
+        if build(benchmark.spec).fingerprint != benchmark.manifest.fingerprint:
+            raise AvbenchError(f"{benchmark.manifest_path}: differs from its table of annotations")
+        click.echo(f"ok  {name}  {benchmark.manifest.fingerprint}")
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        if ".." in text:
+            first, last = (int(part) for part in text.split(".."))
+            seeds = list(range(first, last + 1))
+        else:
+            seeds = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--seeds {text}: give numbers such as 0,1,2 or 0..4") from error
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise UsageError(f"--seeds {text}: give different numbers, none negative")
+    return seeds
+
+
+def _settings(given: Sequence[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in given]
+    for key, equals, _ in pairs:
+        if not key or not equals:
+            raise UsageError(f"--set {key}: give KEY=VALUE, such as epochs=5")
+    return {key: value for key, _, value in pairs}
+
+
+def _print_json(record: Any) -> None:
+    click.echo(json.dumps(record, indent=2, allow_nan=False))
+
+
+def _print_results(results: Sequence[Result]) -> None:
+    config = results[0].config
+    seeds = len(results[0].seeds)
+    click.echo(f"{config['benchmark']}, {config['preset']} features, {seeds} seed(s), in %")
+    _table(
+        ["method", "mean accuracy", "average forgetting", "last accuracy", "s/seed"],
+        [
+            [
+                result.name,
+                *(
+                    _percent(result, metric)
+                    for metric in ("mean_accuracy", "average_forgetting", "last_accuracy")
+                ),
+                f"{sum(result.seconds.values()) / seeds:.0f}",
+            ]
+            for result in results
+        ],
+    )
+    for result in results:
+        if min(result.coverage.values()) < 1:
+            shares = ", ".join(f"{s} {100 * c:.1f} %" for s, c in result.coverage.items())
+            click.echo(f"PARTIAL: {result.name} ran on part of the clips: {shares}")
+
+
+def _percent(result: Result, metric: str) -> str:
+    summary = result.metric(metric)
+    if summary.mean != summary.mean:
+        return "-"
+    spread = f" ± {100 * summary.std:.2f}" if len(result.seeds) > 1 else ""
+    return f"{100 * summary.mean:.2f}{spread}"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    cells = [[str(cell) for cell in row] for row in [columns, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    for number, row in enumerate(cells):
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo(line.rstrip())
+        if number == 0:
+            click.echo("  ".join("-" * width for width in widths))
+    click.echo()
+
+
+@contextmanager
+def _progress() -> Iterator[Report]:
+    """Show progress bars on a terminal; say nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield silent
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        bars: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                bars[what] = progress.add_task(what, total=total)
+            progress.update(bars[what], completed=done, total=total)
+
+        yield report

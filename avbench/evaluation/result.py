@@ -1,0 +1,160 @@
+"""What an evaluation found, as a record and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from avbench.evaluation.metrics import METRICS, AccuracyMatrix, accuracy_per_step
+from avbench.resources import replacing
+from avbench.types import AvbenchError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A metric over seeds.
+
+    Attributes:
+        mean: Mean over seeds.
+        std: Unbiased standard deviation; NaN for one seed.
+        per_seed: The metric of every seed.
+    """
+
+    mean: float
+    std: float
+    per_seed: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: list[float]) -> Summary:
+        """Summarise one value per seed."""
+        std = statistics.stdev(values) if len(values) > 1 else math.nan
+        return cls(statistics.fmean(values), std, tuple(values))
+
+
+@dataclass(frozen=True)
+class Result:
+    """One method on one benchmark, over seeds.
+
+    Attributes:
+        config: Everything that decides the numbers: benchmark, fingerprint, method, access,
+            modality, settings, preset, memory, selection.
+        coverage: Share of the benchmark's clips that had features, per split.
+        test_clips_hash: SHA-256 of the ids of the test clips used.
+        matrices: Counts of correct predictions, per seed.
+        seconds: Wall time, per seed.
+    """
+
+    config: dict[str, Any]
+    coverage: dict[str, float]
+    test_clips_hash: str
+    matrices: dict[int, AccuracyMatrix]
+    seconds: dict[int, float]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds run."""
+        return list(self.matrices)
+
+    @property
+    def name(self) -> str:
+        """The method, with its modality where that is not audio-visual."""
+        return run_name(self.config["method"], self.config["modality"])
+
+    def metric(self, name: str) -> Summary:
+        """Summarise one of `METRICS` over seeds, as a fraction."""
+        return Summary.of([METRICS[name](matrix) for matrix in self.matrices.values()])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record for `result.json`."""
+        metrics = {name: self.metric(name) for name in METRICS}
+        return {
+            "format": FORMAT,
+            "config": self.config,
+            "coverage": self.coverage,
+            "test_clips_hash": self.test_clips_hash,
+            "metrics": {
+                name: {
+                    "mean": _number(m.mean),
+                    "std": _number(m.std),
+                    "per_seed": [_number(v) for v in m.per_seed],
+                }
+                for name, m in metrics.items()
+            },
+            "runs": [
+                {
+                    "seed": seed,
+                    "seconds": round(self.seconds[seed], 3),
+                    "accuracy_per_step": accuracy_per_step(matrix).tolist(),
+                    "correct": matrix.correct.tolist(),
+                    "total": matrix.total.tolist(),
+                }
+                for seed, matrix in self.matrices.items()
+            ],
+        }
+
+    @classmethod
+    def read(cls, path: Path) -> Result:
+        """Read a `result.json`.
+
+        Raises:
+            AvbenchError: If the file is missing or is not a result.
+        """
+        record = read_json(path)
+        try:
+            if record["format"] != FORMAT:
+                raise ValueError(f"format {record['format']}, not {FORMAT}")
+            return cls(
+                config=record["config"],
+                coverage=record["coverage"],
+                test_clips_hash=record["test_clips_hash"],
+                matrices={
+                    run["seed"]: AccuracyMatrix(np.array(run["correct"]), np.array(run["total"]))
+                    for run in record["runs"]
+                },
+                seconds={run["seed"]: run["seconds"] for run in record["runs"]},
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise AvbenchError(f"{path}: not a result of avbench ({error})") from error
+
+
+def run_name(method: str, modality: str) -> str:
+    """Return the name of a method with its modality, where that is not audio-visual."""
+    return method if modality == "audio-visual" else f"{method}-{modality}"
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Write JSON, whole or not at all.
+
+    Raises:
+        AvbenchError: If the place cannot be written to.
+    """
+    with replacing(path) as temporary:
+        text = json.dumps(record, indent=2, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object that avbench wrote.
+
+    Raises:
+        AvbenchError: If it is missing or corrupt.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AvbenchError(f"{path}: not readable as JSON: delete its folder, run again") from error
+    if not isinstance(record, dict):
+        raise AvbenchError(f"{path}: not a record of avbench: delete its folder, run again")
+    return record
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,180 @@
+"""The training loop that all gradient-based methods share."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from avbench.learning.method import Setup
+from avbench.learning.network import AudioVisualNet
+from avbench.learning.stream import Batch, Clips, LabelledClips, Task
+from avbench.types import AvbenchError, Modality
+
+# Only bounds memory; results do not depend on it.
+_INFERENCE_BATCH = 128
+
+
+@dataclass(frozen=True)
+class GradientSettings:
+    """Settings of the shared loop.
+
+    Attributes:
+        epochs: Epochs per step.
+        batch_size: Clips of the current step per batch.
+        learning_rate: Of Adam.
+        weight_decay: Coupled L2 on every parameter.
+    """
+
+    epochs: int = 200
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+
+
+class GradientMethod(ABC):
+    """A method that trains the network by gradient descent; a subclass gives the loss.
+
+    Each step starts from the best network of the step before, which also is the frozen teacher. A
+    new Adam trains for a fixed number of epochs; after each, accuracy on the validation clips of
+    all seen classes is measured, and the earliest best epoch is kept (as in the authors' code).
+
+    Args:
+        settings: See `Settings`.
+        setup: What the evaluator says of the run.
+    """
+
+    Settings: ClassVar[type[Any]] = GradientSettings
+    recipes: ClassVar[Path | None] = None
+    access: ClassVar[Literal["incremental", "joint"]] = "incremental"
+    modalities: ClassVar[tuple[Modality, ...]] = ("audio-visual", "audio", "visual")
+    uses_memory: ClassVar[bool] = False
+
+    network: AudioVisualNet
+    teacher: AudioVisualNet | None
+
+    def __init__(self, settings: Any, setup: Setup) -> None:
+        self.settings = settings
+        self.setup = setup
+        self.random = random.Random(setup.seed)
+        self.teacher = None
+
+    @abstractmethod
+    def loss(self, batch: Batch, task: Task) -> Tensor:
+        """Return the loss of a batch, a scalar."""
+
+    def start(self, task: Task) -> None:
+        """Make the step's network and teacher."""
+        if task.step == 0:
+            self.network = self.new_network(task.seen_classes)
+            return
+        self.teacher = copy.deepcopy(self.network).requires_grad_(False).eval()
+        self.network.grow(task.seen_classes)
+
+    def batches(self, task: Task) -> Iterator[Batch]:
+        """Yield the batches of one epoch: D_t, shuffled, an incomplete last one dropped."""
+        for positions in shuffled(len(task.train), self.settings.batch_size):
+            yield task.train.batch(positions)
+
+    def finish(self, task: Task) -> None:
+        """Do what is due at the end of a step, such as keeping exemplars."""
+
+    def new_network(self, classes: int) -> AudioVisualNet:
+        """Make a network with random weights."""
+        network = AudioVisualNet(
+            self.setup.dim, classes, self.setup.modality, frames=self.setup.frames
+        )
+        return network.to(self.setup.device)
+
+    def learn(self, task: Task) -> None:
+        """Train on one step.
+
+        Raises:
+            AvbenchError: If the loss becomes NaN or infinite.
+        """
+        # Every step has a stream of its own, so a run can be resumed at any step.
+        _seed(self.setup.seed, task.step, self.random)
+        self.start(task)
+        optimizer = torch.optim.Adam(
+            self.network.parameters(),
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+        )
+        best_accuracy, best = 0.0, None
+        for epoch in range(self.settings.epochs):
+            loss = self._train_epoch(task, optimizer)
+            if not math.isfinite(loss):
+                raise AvbenchError(
+                    f"the loss is {loss} at step {task.step + 1}, epoch {epoch + 1}:"
+                    " try a smaller learning_rate"
+                )
+            accuracy = self._accuracy(task.val)
+            self.setup.log(
+                {"step": task.step, "epoch": epoch, "loss": loss, "val_accuracy": accuracy}
+            )
+            if accuracy > best_accuracy:
+                best_accuracy, best = accuracy, copy.deepcopy(self.network.state_dict())
+        if best is not None:
+            self.network.load_state_dict(best)
+        self.finish(task)
+
+    def predict(self, clips: Clips) -> npt.NDArray[np.int64]:
+        """Return the class of highest score for every clip."""
+        return self.scores(clips).argmax(dim=1).cpu().numpy()
+
+    @torch.no_grad()
+    def scores(self, clips: Clips) -> Tensor:
+        """Return the network's scores, (clips, C)."""
+        parts = [
+            self.network(*clips.features(positions)).logits
+            for positions in np.split(
+                np.arange(len(clips)), range(_INFERENCE_BATCH, len(clips), _INFERENCE_BATCH)
+            )
+        ]
+        return torch.cat(parts)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the network's weights."""
+        return self.network.state_dict()
+
+    def _train_epoch(self, task: Task, optimizer: torch.optim.Optimizer) -> float:
+        losses = []
+        for batch in self.batches(task):
+            loss = self.loss(batch, task)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses.append(loss.detach())
+        return float(torch.stack(losses).mean())
+
+    def _accuracy(self, clips: LabelledClips) -> float:
+        if len(clips) == 0:
+            return 0.0
+        return float((self.predict(clips) == clips.labels).mean())
+
+
+def shuffled(count: int, batch_size: int) -> list[npt.NDArray[np.int64]]:
+    """Return positions 0..count-1 in random order, in batches; an incomplete last one is dropped.
+
+    The batch is never larger than the set, so a small set still makes one.
+    """
+    size = min(batch_size, count)
+    order = torch.randperm(count).numpy()
+    return [order[start : start + size] for start in range(0, count - size + 1, size)]
+
+
+def _seed(seed: int, step: int, python: random.Random) -> None:
+    digest = hashlib.sha256(f"{seed}/{step}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8]))
+    python.seed(digest)

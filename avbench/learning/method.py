@@ -1,0 +1,128 @@
+"""What a method is, and where its settings come from."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from avbench.learning.stream import Clips, Task
+from avbench.registry import unknown
+from avbench.types import AvbenchError, Modality, UsageError
+
+Log = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the evaluator tells a method at the start of a run.
+
+    Attributes:
+        dim: Width d of the features.
+        frames: Number L of frames the visual tokens are ordered by.
+        modality: What the method may look at.
+        seed: Source of all its randomness.
+        device: Where it computes.
+        log: Takes one flat record per epoch, for the run's log and progress bar.
+    """
+
+    dim: int
+    frames: int
+    modality: Modality
+    seed: int
+    device: torch.device
+    log: Log
+
+
+class Method(Protocol):
+    """A way of learning class after class.
+
+    Registered under the entry-point group `avbench.methods`. The evaluator makes one object per
+    run, then calls `learn` and `predict` once a step.
+
+    Attributes:
+        Settings: Frozen dataclass of settings, every field with a default.
+        recipes: TOML with settings per benchmark, or None.
+        access: "incremental", or "joint" for a bound that sees the data of all seen classes.
+        modalities: What it can look at, its default first.
+        uses_memory: Whether it keeps exemplars.
+    """
+
+    Settings: ClassVar[type[Any]]
+    recipes: ClassVar[Path | None]
+    access: ClassVar[Literal["incremental", "joint"]]
+    modalities: ClassVar[tuple[Modality, ...]]
+    uses_memory: ClassVar[bool]
+
+    def __init__(self, settings: Any, setup: Setup) -> None: ...
+
+    def learn(self, task: Task) -> None:
+        """Learn one step."""
+        ...
+
+    def predict(self, clips: Clips) -> npt.NDArray[np.int64]:
+        """Return a class index for every clip, among the classes seen so far."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what has been learned, for a checkpoint."""
+        ...
+
+
+def resolve_settings(
+    method: type[Method], name: str, benchmark: str, modality: Modality, given: Mapping[str, str]
+) -> Any:
+    """Return a method's settings: its defaults, then its recipe, then what the user gave.
+
+    A recipe is a table `[benchmark.name]`, where benchmark `default` serves all those without one;
+    a value may be a table by modality.
+
+    Args:
+        method: The method.
+        name: The name it is registered under.
+        benchmark: Name of the benchmark.
+        modality: What the method looks at.
+        given: Settings as text, from `--set`.
+
+    Raises:
+        UsageError: If a given key is unknown or its value has the wrong type.
+        AvbenchError: If the recipe is not valid.
+    """
+    types = {f.name: type(getattr(method.Settings(), f.name)) for f in fields(method.Settings)}
+    values = _recipe(method.recipes, name, benchmark, modality) if method.recipes else {}
+    for key in values:
+        if key not in types:
+            raise AvbenchError(
+                f"{method.recipes}: [{benchmark}.{name}] has {unknown('key', key, list(types))}"
+            )
+    for key, text in given.items():
+        if key not in types:
+            raise unknown("setting", key, list(types))
+        try:
+            values[key] = _parse(text, types[key])
+        except ValueError as error:
+            kind = types[key].__name__
+            raise UsageError(f"--set {key}={text}: {key} takes a value of type {kind}") from error
+    return method.Settings(**values)
+
+
+def _recipe(path: Path, name: str, benchmark: str, modality: Modality) -> dict[str, Any]:
+    recipes = tomllib.loads(path.read_text(encoding="utf-8"))
+    recipe = recipes.get(benchmark, {}).get(name, recipes.get("default", {}).get(name, {}))
+    values = {k: v[modality] if isinstance(v, dict) else v for k, v in recipe.items()}
+    return dict(values)
+
+
+def _parse(text: str, kind: type) -> Any:
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(text)
+        return text.lower() == "true"
+    return kind(text)

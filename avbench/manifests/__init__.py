@@ -1,0 +1,1 @@
+"""Which clips: benchmark facts and per-clip tables."""

@@ -1,0 +1,82 @@
+"""From a table of annotated clips to a manifest, the same for everyone."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from avbench.manifests.manifest import Manifest
+from avbench.manifests.spec import BenchmarkSpec
+from avbench.resources import shipped
+from avbench.types import AvbenchError
+
+_REQUIRED = ("clip_id", "label", "split")
+_RENAMED = {"orig_split": "source_split"}
+
+
+def build(spec: BenchmarkSpec, *, seed: int = 0) -> Manifest:
+    """Build the manifest of a benchmark from its table of annotations.
+
+    The table (Parquet or CSV) needs `clip_id` (or `path`, whose file name is then the id), `label`
+    and `split`. It may have `class_index` (the class order), `youtube_id`, `start_s`, `end_s` and
+    `source_split`. Without `class_index` the order comes from hashing (seed, label).
+
+    Args:
+        spec: The benchmark.
+        seed: Seed of the class order; not used where the table gives one.
+
+    Raises:
+        AvbenchError: If the table is unreadable, or does not fit the benchmark.
+    """
+    path = annotations_path(spec)
+    frame = _read(path).rename(columns=_RENAMED)
+    if "clip_id" not in frame and "path" in frame:
+        frame["clip_id"] = [Path(str(p)).stem for p in frame["path"]]
+    for column in _REQUIRED:
+        if column not in frame:
+            raise AvbenchError(f"{path}: column {column} is missing; it has {list(frame)}")
+        empty = frame.index[frame[column].isna()]
+        if len(empty):
+            raise AvbenchError(f"{path}: row {empty[0] + 1}, {column}: must not be empty")
+    frame["label"] = frame["label"].astype(str)
+
+    seeded = "class_index" not in frame
+    if seeded:
+        order = sorted(frame["label"].unique(), key=lambda label: _hash(seed, label))
+        frame["class_index"] = frame["label"].map({label: i for i, label in enumerate(order)})
+    classes = frame["label"].nunique()
+    if classes != spec.classes:
+        raise AvbenchError(f"{path}: it has {classes} classes, but {spec.path} says {spec.classes}")
+    step_of = [step for step, k in enumerate(spec.classes_per_step) for _ in range(k)]
+    frame["step"] = [step_of[i] if 0 <= i < classes else 0 for i in frame["class_index"]]
+    for column in ("youtube_id", "start_s", "end_s", "source_split"):
+        if column not in frame:
+            frame[column] = None
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    return Manifest.from_table(spec.name, table, seed=seed if seeded else None)
+
+
+def annotations_path(spec: BenchmarkSpec) -> Path:
+    """Return where the table of annotations of a benchmark lies."""
+    folder = shipped("splits") / "annotations" if spec.is_shipped else spec.path.parent
+    return folder / spec.annotations
+
+
+def _read(path: Path) -> pd.DataFrame:
+    text = {"clip_id": str, "youtube_id": str, "label": str, "split": str}
+    try:
+        if path.suffix == ".csv":
+            return pd.read_csv(path, dtype=text, keep_default_na=True)
+        return pd.read_parquet(path)
+    except FileNotFoundError as error:
+        raise AvbenchError(f"no table of clips {path}: check `annotations`") from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise AvbenchError(f"{path}: not a readable table of clips ({reason})") from error
+
+
+def _hash(seed: int, key: str) -> bytes:
+    return hashlib.sha256(f"{seed}\n{key}".encode()).digest()

@@ -1,0 +1,100 @@
+"""What several tests need: golden numbers, small benchmarks, small feature stores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from avbench.features import store
+from avbench.manifests.benchmark import Benchmark
+
+GOLDEN = Path(os.environ.get("AVBENCH_GOLDEN", Path(__file__).parent / "golden"))
+
+TINY_TOML = """
+name = "tiny"
+classes = {classes}
+classes_per_step = {classes_per_step}
+memory = {memory}
+clip_seconds = 1.0
+annotations = "tiny.csv"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test touches the user's data."""
+    monkeypatch.setenv("AVBENCH_HOME", str(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture
+def golden() -> Callable[[str], dict[str, Any]]:
+    """Read a file of golden numbers."""
+
+    def read(name: str) -> dict[str, Any]:
+        with np.load(GOLDEN / name, allow_pickle=False) as archive:
+            return {k: v.item() if v.ndim == 0 else v for k, v in archive.items()}
+
+    return read
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Callable[..., Benchmark]:
+    """Make a benchmark of a few classes."""
+
+    def make(
+        *, classes: int = 6, classes_per_step: Any = 2, memory: int = 12, per_class: int = 20
+    ) -> Benchmark:
+        lines = ["clip_id,label,class_index,split"]
+        for c in range(classes):
+            for i in range(per_class):
+                split = ("train", "train", "train", "val", "test")[i % 5]
+                lines.append(f"c{c}-{i:03d},class {c},{c},{split}")
+        (tmp_path / "tiny.csv").write_text("\n".join(lines) + "\n")
+        toml = TINY_TOML.format(classes=classes, classes_per_step=classes_per_step, memory=memory)
+        (tmp_path / "tiny.toml").write_text(toml)
+        return Benchmark.load(str(tmp_path / "tiny.toml"))
+
+    return make
+
+
+@pytest.fixture
+def with_features() -> Callable[..., store.FeatureStore]:
+    """Give a benchmark learnable features: a class mean plus noise."""
+
+    def make(
+        benchmark: Benchmark,
+        *,
+        dim: int = 12,
+        noise: float = 0.7,
+        permute: bool = False,
+        keep: Callable[[str], bool] = lambda clip_id: True,
+    ) -> store.FeatureStore:
+        manifest = benchmark.manifest
+        rng = np.random.default_rng(7)
+        means = rng.standard_normal((2, benchmark.spec.classes, dim))
+        classes = manifest.class_indices.copy()
+        if permute:
+            classes = rng.permutation(classes)
+        kept = [row for row, clip_id in enumerate(manifest.clip_ids) if keep(clip_id)]
+        folder = store.store_folder(benchmark, "filterbank")
+        with store.create(
+            folder,
+            preset={"name": "filterbank"},
+            fingerprint=manifest.fingerprint,
+            clip_ids=[manifest.clip_ids[row] for row in kept],
+            dim=dim,
+            frames=8,
+            cells=4,
+        ) as writer:
+            for number, row in enumerate(kept):
+                audio = means[0, classes[row]] + noise * rng.standard_normal(dim)
+                visual = means[1, classes[row]] + noise * rng.standard_normal((32, dim))
+                writer.write(number, audio, visual)
+        return store.FeatureStore.open(folder)
+
+    return make
