@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from avbench import __version__, registry, resources
+from avbench import __version__, registry
 from avbench.types import MODALITIES, AvbenchError, Modality, Report, UsageError, silent
 
 if TYPE_CHECKING:
@@ -305,6 +305,71 @@ def splits_verify() -> None:
         click.echo(f"ok  {name}  {benchmark.manifest.fingerprint}")
 
 
+@main.command()
+@click.argument("benchmark")
+@json_option
+def leaderboard(benchmark: str, as_json: bool) -> None:
+    """Show the leaderboard of a benchmark.
+
+    Verified entries were computed from predictions kept beside the board; the others are as
+    reported. Entries with joint access are bounds.
+
+    \b
+    Example:
+      avbench leaderboard vs100-ci
+    """
+    from dataclasses import asdict
+
+    from avbench.leaderboard.board import Board
+    from avbench.manifests.spec import load_spec
+
+    name = load_spec(benchmark).name
+    board = Board.read(resources.shipped("leaderboards") / f"{name}.json")
+    if as_json:
+        _print_json([asdict(entry) for entry in board.entries])
+        return
+    _table(
+        ["entry", "mean accuracy", "average forgetting", "access", "verified", "source"],
+        [
+            [
+                entry.name,
+                f"{entry.mean_accuracy:.2f}"
+                + (f" ± {entry.mean_accuracy_std:.2f}" if entry.mean_accuracy_std else ""),
+                "-" if entry.average_forgetting is None else f"{entry.average_forgetting:.2f}",
+                entry.access,
+                "yes" if entry.verified else "reported",
+                entry.source,
+            ]
+            for entry in board.entries
+        ],
+    )
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--name", required=True, help="Name of the entry, such as my-method.")
+@click.option(
+    "--boards",
+    type=click.Path(path_type=Path),
+    default=Path("leaderboards"),
+    show_default=True,
+    help="The folder leaderboards/ of a checkout.",
+)
+def submit(run: Path, name: str, boards: Path) -> None:
+    """Add a run directory to a leaderboard, recomputing its numbers from its predictions.
+
+    Run it in a checkout, and send the changed files as a pull request.
+
+    \b
+    Example:
+      avbench submit runs/toy-ci/avcil --name avcil
+    """
+    from avbench.leaderboard.board import submit as add
+
+    entry = add(run, boards, name=name)
+    click.echo(f"{entry.name}: mean accuracy {entry.mean_accuracy:.2f} %, added to {boards}")
+
+
 def _seeds(text: str) -> list[int]:
     try:
         if ".." in text:
@@ -378,8 +443,14 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 def _progress() -> Iterator[Report]:
     """Show progress bars on a terminal; say nothing elsewhere."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     if not console.is_terminal:

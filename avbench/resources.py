@@ -46,8 +46,8 @@ def writing(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            cause = "the disk is full: free some space or choose another place"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            cause = "the disk or your quota is full: free some space or choose another place"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             cause = "no permission to write there: choose another place"
         elif error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):

@@ -42,6 +42,13 @@ class AVCILSettings(GradientSettings):
     lambda_class: float = 1.0
     lambda_vad: float = 0.5
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.exemplar_batch_size < 1:
+            raise ValueError("exemplar_batch_size must be at least 1")
+        if not self.temperature > 0:
+            raise ValueError("temperature must be positive")
+
 
 class AVCIL(GradientMethod):
     """Replay, distil scores and attention, and keep sound and sight similar."""

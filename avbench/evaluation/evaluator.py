@@ -198,7 +198,7 @@ def _checked(predicted: npt.NDArray[np.int64], count: int, seen: int) -> npt.NDA
         raise ProtocolError(
             f"predict must return {count} integers, not {predicted.dtype} {predicted.shape}"
         )
-    if count and not (0 <= predicted.min() and predicted.max() < seen):
+    if count and not (predicted.min() >= 0 and predicted.max() < seen):
         raise ProtocolError(f"predict returned a class outside the {seen} seen so far")
     return predicted.astype(np.int64)
 

@@ -42,6 +42,15 @@ class GradientSettings:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
 
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        if not self.learning_rate > 0:
+            raise ValueError("learning_rate must be positive")
+        if not self.weight_decay >= 0:
+            raise ValueError("weight_decay must not be negative")
+
 
 class GradientMethod(ABC):
     """A method that trains the network by gradient descent; a subclass gives the loss.

@@ -110,7 +110,10 @@ def resolve_settings(
         except ValueError as error:
             kind = types[key].__name__
             raise UsageError(f"--set {key}={text}: {key} takes a value of type {kind}") from error
-    return method.Settings(**values)
+    try:
+        return method.Settings(**values)
+    except ValueError as error:
+        raise UsageError(f"settings of {name}: {error}") from error
 
 
 def _recipe(path: Path, name: str, benchmark: str, modality: Modality) -> dict[str, Any]:

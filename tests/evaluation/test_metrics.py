@@ -94,9 +94,7 @@ def test_protocol_golden(golden):
 @st.composite
 def matrices(draw: st.DrawFn) -> AccuracyMatrix:
     total = draw(st.lists(st.integers(1, 30), min_size=1, max_size=6))
-    rows = [
-        [draw(st.integers(0, total[i])) for i in range(t + 1)] for t in range(len(total))
-    ]
+    rows = [[draw(st.integers(0, total[i])) for i in range(t + 1)] for t in range(len(total))]
     return matrix(rows, total)
 
 

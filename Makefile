@@ -1,0 +1,33 @@
+# Everything runs in .venv, made here from Python 3.11 or later and the pinned constraints.txt.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+.PHONY: demo test lint clean
+
+demo: .venv/avbench
+	$(BIN)/avbench demo
+
+test: lint
+	$(BIN)/pytest
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/avbench splits verify
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "avbench needs Python 3.11 or later: make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+
+.venv/avbench: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/dev: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@ .venv/avbench
+
+clean:
+	rm -rf .venv build dist

@@ -1,0 +1,66 @@
+"""Running ffmpeg: the one place where a process is started for media."""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+import subprocess
+from functools import cache
+from typing import Any
+
+from avbench.types import AvbenchError
+
+# The part and the address that ffmpeg puts before a message differ from run to run.
+_PREFIX = re.compile(r"^(\[[^\]]*\] )+")
+
+
+class FfmpegError(Exception):
+    """Ffmpeg gave up; the message is the last line it printed."""
+
+
+@cache
+def binary() -> str:
+    """Return the ffmpeg on the PATH, or else the one that imageio-ffmpeg brings.
+
+    Raises:
+        AvbenchError: If there is neither.
+    """
+    found = shutil.which("ffmpeg")
+    if found:
+        return found
+    try:
+        import imageio_ffmpeg  # only where the system has no ffmpeg
+
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except (ImportError, RuntimeError) as error:
+        raise AvbenchError("no ffmpeg found: install ffmpeg, or imageio-ffmpeg by pip") from error
+
+
+def run(graph: Any, *, timeout_s: float) -> None:
+    """Run a graph built by ffmpeg-python to its end.
+
+    Args:
+        graph: An output of ffmpeg-python, with absolute paths.
+        timeout_s: After so many seconds the process is killed.
+
+    Raises:
+        FfmpegError: If it reports any error, or takes too long.
+        OSError: If the disk is full.
+        AvbenchError: If there is no ffmpeg.
+    """
+    # Without -xerror a damaged file decodes with exit 0; without -nostdin ffmpeg may wait forever.
+    settings = ["-nostdin", "-v", "error", "-xerror", "-y", "-filter_threads", "1"]
+    command = [binary(), *settings, *graph.get_args()]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise FfmpegError(f"no result after {timeout_s:g} s") from error
+    if done.returncode:
+        printed = done.stderr.decode(errors="replace")
+        if "No space left on device" in printed:
+            raise OSError(errno.ENOSPC, "No space left on device", command[-1])
+        lines = printed.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise FfmpegError(_PREFIX.sub("", lines[-1]))

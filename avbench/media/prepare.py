@@ -1,0 +1,191 @@
+"""From a manifest to valid clips on disk, resumable at any moment."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from joblib import Parallel, delayed
+
+from avbench.manifests.benchmark import Benchmark
+from avbench.manifests.manifest import Clip
+from avbench.media.ledger import SHORT, Ledger, Outcome
+from avbench.media.probe import TOLERANCE_S, InvalidClip, validate
+from avbench.media.sources.base import ClipUnavailable, Source, open_source
+from avbench.media.trim import trim
+from avbench.resources import writing
+from avbench.types import AvbenchError, Report
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run of `prepare_clips` did.
+
+    Attributes:
+        ok: Clips made by this run.
+        already: Clips that were there before.
+        failed: How many clips are missing for which reason.
+        seconds: Time taken.
+        clips_dir: The folder of the clips, `<clip_id>.mp4`.
+    """
+
+    ok: int
+    already: int
+    failed: dict[str, int]
+    seconds: float
+    clips_dir: Path
+
+
+def prepare_clips(
+    benchmark: Benchmark, *, source: str | None, workers: int, report: Report
+) -> Prepared:
+    """Fetch, cut and check every clip of a benchmark that is not there yet.
+
+    A clip that fails is recorded in the ledger and does not stop the others; the next run tries it
+    again, unless its source said for good that it is gone.
+
+    Args:
+        benchmark: The benchmark.
+        source: Where clips come from, `NAME` or `NAME:ARGUMENT`; None for the benchmark's first.
+        workers: How many clips are made at a time.
+        report: Called as clips are done.
+
+    Raises:
+        UsageError: If there is no such source.
+        AvbenchError: If the benchmark has no source, another run is at work on it, or its folder
+            cannot be written to.
+    """
+    began = time.monotonic()
+    if source is None:
+        if not benchmark.spec.sources:
+            remedy = "pass --source folder:DIR with a folder of the videos"
+            raise AvbenchError(f"{benchmark.name}: no automatic source yet: {remedy}")
+        source = benchmark.spec.sources[0]
+    opened = open_source(source, benchmark.spec)
+    clips = list(benchmark.manifest)
+    home = benchmark.home
+    clips_dir = home / "clips"
+    with writing(home):
+        clips_dir.mkdir(parents=True, exist_ok=True)
+    with _alone(benchmark), _scratch(home) as scratch, Ledger(home / "ledger.sqlite") as ledger:
+        known = ledger.all()
+        there = {clip.clip_id for clip in clips if _is_there(clips_dir, known.get(clip.clip_id))}
+        gone = {
+            clip.clip_id: row.reason
+            for clip in clips
+            if (row := known.get(clip.clip_id)) and row.permanent and row.source == source
+        }
+        todo = [clip for clip in clips if clip.clip_id not in there | gone.keys()]
+        make = _Maker(opened, source, benchmark.spec.clip_seconds, clips_dir, scratch)
+        failed = Counter(gone.values())
+        report("preparing clips", len(clips) - len(todo), len(clips))
+        outcomes = Parallel(n_jobs=workers, backend="threading", return_as="generator_unordered")(
+            delayed(make)(clip) for clip in todo
+        )
+        for done, outcome in enumerate(outcomes, start=len(clips) - len(todo) + 1):
+            before = known.get(outcome.clip_id)
+            ledger.record(replace(outcome, attempts=before.attempts + 1 if before else 1))
+            if outcome.status == "failed":
+                failed[outcome.reason] += 1
+            report("preparing clips", done, len(clips))
+    return Prepared(
+        ok=len(clips) - len(there) - failed.total(),
+        already=len(there),
+        failed=dict(failed.most_common()),
+        seconds=time.monotonic() - began,
+        clips_dir=clips_dir,
+    )
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes one clip, in a worker."""
+
+    source: Source
+    source_text: str
+    seconds: float
+    clips_dir: Path
+    scratch: Path
+
+    def __call__(self, clip: Clip) -> Outcome:
+        began = time.monotonic()
+        target = self.clips_dir / f"{clip.clip_id}.mp4"
+        failed = Outcome(clip.clip_id, "failed", self.source_text, 0.0)
+        try:
+            with writing(target):
+                outcome = self._make(clip, target)
+        except ClipUnavailable as error:
+            outcome = replace(
+                failed, reason=error.reason, detail=error.detail, permanent=error.permanent
+            )
+        except InvalidClip as error:
+            outcome = replace(failed, reason=error.reason, detail=error.detail)
+        return replace(outcome, seconds=time.monotonic() - began)
+
+    def _make(self, clip: Clip, target: Path) -> Outcome:
+        with tempfile.TemporaryDirectory(dir=self.scratch, ignore_cleanup_errors=True) as folder:
+            given = Path(folder, "source")
+            given.mkdir()
+            found = self.source.fetch(clip, given)
+            cut = Path(folder, target.name)
+            trim(found.path, cut, start_s=found.start_s, seconds=self.seconds)
+            info = validate(cut, seconds=self.seconds)
+            content = cut.read_bytes()
+            # Only what is whole and valid ever gets the name of a clip.
+            cut.replace(target)
+        is_short = info.video_s < self.seconds - TOLERANCE_S
+        return Outcome(
+            clip_id=clip.clip_id,
+            status="ok",
+            source=self.source_text,
+            seconds=0.0,
+            reason=SHORT if is_short else "",
+            detail=f"{info.video_s:.2f} s" if is_short else "",
+            bytes=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+        )
+
+
+def _is_there(clips_dir: Path, row: Outcome | None) -> bool:
+    if row is None or row.status != "ok":
+        return False
+    try:
+        return (clips_dir / f"{row.clip_id}.mp4").stat().st_size == row.bytes
+    except OSError:
+        return False
+
+
+@contextmanager
+def _alone(benchmark: Benchmark) -> Iterator[None]:
+    """Keep a second run off the same benchmark; the lock dies with its process."""
+    path = benchmark.home / "prepare.lock"
+    with writing(path), path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            remedy = "wait for it to end"
+            raise AvbenchError(
+                f"{benchmark.home}: another run is preparing {benchmark.name}: {remedy}"
+            ) from error
+        yield
+
+
+@contextmanager
+def _scratch(home: Path) -> Iterator[Path]:
+    """Give an empty folder on the clips' file system, and leave none behind."""
+    path = home / "scratch"
+    shutil.rmtree(path, ignore_errors=True)  # of a run that was killed
+    with writing(path):
+        path.mkdir(exist_ok=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)

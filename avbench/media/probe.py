@@ -1,0 +1,138 @@
+"""What a clip really holds, found by decoding all of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+
+TOLERANCE_S = 0.5
+"""By how many seconds lengths may differ before it counts."""
+
+_SILENT_DB = -80.0
+
+
+class InvalidClip(Exception):  # noqa: N818 - a finding, not a fault
+    """A file that cannot serve as a clip.
+
+    Attributes:
+        reason: What is wrong, in words that are the same for every such file.
+        detail: The particulars of this file.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class ClipInfo:
+    """A decoded clip.
+
+    Attributes:
+        video_s: Length of the frames that decode, in seconds.
+        audio_s: Length of the sound that decodes, in seconds.
+        frames: Number of frames that decode.
+        width: Of a frame, in pixels.
+        height: Of a frame, in pixels.
+        sample_rate: Of the sound, in Hz.
+        level_db: Highest sample of the sound, in dB of full scale.
+    """
+
+    video_s: float
+    audio_s: float
+    frames: int
+    width: int
+    height: int
+    sample_rate: int
+    level_db: float
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[InputContainer]:
+    """Open a file that has both a video and an audio stream.
+
+    Raises:
+        InvalidClip: If it lacks one, or cannot be decoded while it is open.
+    """
+    try:
+        with av.open(str(path.absolute())) as container:
+            if not container.streams.video:
+                raise InvalidClip("no video stream")
+            if not container.streams.audio:
+                raise InvalidClip("no audio stream")
+            yield container
+    except (av.FFmpegError, UnicodeDecodeError) as error:
+        raise InvalidClip("undecodable", getattr(error, "strerror", None) or str(error)) from error
+
+
+def validate(path: Path, *, seconds: float) -> ClipInfo:
+    """Decode a clip from end to end and measure it.
+
+    A clip shorter than its window is valid, down to half a second: see `ClipInfo.video_s`.
+
+    Args:
+        path: The clip.
+        seconds: Length of the window it was cut to.
+
+    Raises:
+        InvalidClip: If it is not a clip with pictures and sound of one length.
+    """
+    frames = samples = 0
+    peak = 0.0
+    with opened(path) as container:
+        video, audio = container.streams.video[0], container.streams.audio[0]
+        video.codec_context.thread_count = 1  # clips run in parallel, frames need not
+        rate = float(video.average_rate or 0)
+        if video.duration is not None and video.time_base is not None:
+            promised_s = float(video.duration * video.time_base)
+        else:
+            promised_s = (container.duration or 0) / av.time_base
+        to_float = av.AudioResampler(format="fltp")
+        for frame in container.decode(video, audio):
+            if isinstance(frame, av.VideoFrame):
+                frames += 1
+            elif isinstance(frame, av.AudioFrame):
+                samples += frame.samples
+                for part in to_float.resample(frame):
+                    peak = max(peak, float(np.abs(part.to_ndarray()).max(initial=0.0)))
+        info = ClipInfo(
+            video_s=frames / rate if rate else 0.0,
+            audio_s=samples / audio.rate if audio.rate else 0.0,
+            frames=frames,
+            width=video.width,
+            height=video.height,
+            sample_rate=audio.rate,
+            level_db=20 * math.log10(max(peak, 1e-10)),
+        )
+    _check(info, rate=rate, promised_s=promised_s, seconds=seconds)
+    return info
+
+
+def constant_rate(container: InputContainer, limit: int) -> Fraction:
+    """Return the video's average frames per second, at most `limit`."""
+    average = container.streams.video[0].average_rate
+    return min(average, Fraction(limit)) if average else Fraction(limit)
+
+
+def _check(info: ClipInfo, *, rate: float, promised_s: float, seconds: float) -> None:
+    if info.frames == 0 or rate == 0:
+        raise InvalidClip("no frames")
+    if info.video_s < min(TOLERANCE_S, seconds) - 0.5 / rate:
+        raise InvalidClip("too short", f"{info.video_s:.2f} s")
+    # A truncated file still promises its full length.
+    if abs(info.frames - promised_s * rate) > 1.5:
+        raise InvalidClip("frames missing", f"{info.frames} of {promised_s * rate:.0f} decode")
+    if abs(info.audio_s - info.video_s) > TOLERANCE_S:
+        lengths = f"{info.audio_s:.2f} s of sound, {info.video_s:.2f} s of pictures"
+        raise InvalidClip("sound and pictures differ in length", lengths)
+    if info.level_db < _SILENT_DB:
+        raise InvalidClip("silent", f"peak {info.level_db:.0f} dB")

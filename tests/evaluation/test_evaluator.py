@@ -1,0 +1,258 @@
+"""Whole runs: evidence on disk, protocol, learning that is real."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import load_file
+
+from avbench import registry
+from avbench.evaluation import predictions
+from avbench.evaluation.evaluator import evaluate
+from avbench.evaluation.result import Result
+from avbench.learning.gradient import GradientMethod
+from avbench.learning.stream import ProtocolError
+from avbench.types import AvbenchError, UsageError
+
+QUICK = {"epochs": "20", "batch_size": "8", "learning_rate": "0.005"}
+METHODS = list(registry.registered("methods"))
+CHANCE = np.mean([1 / 2, 1 / 4, 1 / 6])
+
+
+@pytest.fixture
+def benchmark(tiny, with_features):
+    made = tiny()
+    with_features(made)
+    return made
+
+
+def test_a_run_leaves_all_evidence(benchmark, tmp_path):
+    out = tmp_path / "run"
+    result = evaluate(benchmark, "avcil", seeds=[0, 3], out=out, settings=QUICK)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "accuracy.png",
+        "config.json",
+        "environment.json",
+        "matrix.png",
+        "result.json",
+        "seed-0",
+        "seed-3",
+    ]
+    assert sorted(path.name for path in (out / "seed-3").iterdir()) == [
+        "log.jsonl",
+        "predictions.parquet",
+        "step-1.safetensors",
+        "step-2.safetensors",
+        "step-3.safetensors",
+        "timing.json",
+    ]
+    config = json.loads((out / "config.json").read_text())
+    assert config["settings"]["epochs"] == 20
+    assert config["fingerprint"] == benchmark.manifest.fingerprint
+    assert config["memory"] == 12
+    record = json.loads((out / "result.json").read_text())
+    assert record["coverage"] == {"train": 1.0, "val": 1.0, "test": 1.0}
+    assert len(record["metrics"]["mean_accuracy"]["per_seed"]) == 2
+    logged = [json.loads(line) for line in (out / "seed-0" / "log.jsonl").read_text().splitlines()]
+    assert len(logged) == 3 * 20
+    weights = load_file(out / "seed-0" / "step-2.safetensors")
+    assert weights["classifier.weight"].shape == (4, 12)
+    again = Result.read(out / "result.json")
+    assert again.to_json() == result.to_json()
+
+
+def test_numbers_are_those_of_the_predictions(benchmark, tmp_path):
+    result = evaluate(benchmark, "finetune", seeds=[0], out=tmp_path / "run", settings=QUICK)
+    table = pq.read_table(tmp_path / "run" / "seed-0" / "predictions.parquet").to_pandas()
+    assert (table["label"] == table["clip_id"].str[1].astype(int)).all()
+    accuracy = (table["label"] == table["prediction"]).groupby(table["step"]).mean()
+    assert result.metric("mean_accuracy").mean == pytest.approx(accuracy.mean())
+    assert table.groupby("step").size().tolist() == [8, 16, 24]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_same_seed_same_bytes_and_another_seed_others(method, benchmark, tmp_path):
+    for name, seed in (("one", 0), ("two", 0), ("other", 1)):
+        evaluate(benchmark, method, seeds=[seed], out=tmp_path / name, settings=QUICK)
+
+    def read(name, file, seed=0):
+        return (tmp_path / name / f"seed-{seed}" / file).read_bytes()
+
+    for file in ("predictions.parquet", "log.jsonl", "step-3.safetensors"):
+        assert read("one", file) == read("two", file)
+    assert read("one", "log.jsonl") != read("other", "log.jsonl", 1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns(method, benchmark, tmp_path):
+    result = evaluate(benchmark, method, seeds=[0], out=tmp_path / "run", settings=QUICK)
+    first_step = next(iter(result.matrices.values())).accuracy[0, 0]
+    assert first_step > 0.8
+    assert result.metric("mean_accuracy").mean > CHANCE + 0.15
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_falls_to_chance_when_labels_mean_nothing(
+    method, tiny, with_features, tmp_path
+):
+    benchmark = tiny(per_class=100)
+    with_features(benchmark, permute=True)
+    result = evaluate(benchmark, method, seeds=[0, 1], out=tmp_path / "run", settings=QUICK)
+    # 40, 80 and 120 test clips a step: one standard error of the mean is about 0.03.
+    assert result.metric("mean_accuracy").mean == pytest.approx(CHANCE, abs=0.1)
+
+
+@pytest.mark.parametrize("modality", ["audio", "visual"])
+def test_one_modality_is_enough_to_learn(modality, benchmark, tmp_path):
+    result = evaluate(
+        benchmark, "oracle", seeds=[0], out=tmp_path / "run", modality=modality, settings=QUICK
+    )
+    assert result.metric("last_accuracy").mean > 0.5
+    assert result.name == f"oracle-{modality}"
+
+
+def test_one_class_steps_one_clip_classes_and_no_val(tiny, with_features, tmp_path):
+    benchmark = tiny(classes=3, classes_per_step=1, memory=2)
+    table = (tmp_path / "tiny.csv").read_text().replace(",val", ",test").splitlines()
+    kept = [
+        line for line in table if not line.startswith("c1-") or line[:6] in ("c1-000", "c1-004")
+    ]
+    (tmp_path / "tiny.csv").write_text("\n".join(kept))
+    with_features(benchmark)
+    for method in METHODS:
+        result = evaluate(benchmark, method, seeds=[0], out=tmp_path / method, settings=QUICK)
+        assert np.isfinite(result.metric("mean_accuracy").mean)
+
+
+def test_an_equal_run_is_kept_and_another_is_not_overwritten(benchmark, tmp_path):
+    out = tmp_path / "run"
+    evaluate(benchmark, "finetune", seeds=[0], out=out, settings=QUICK)
+    stamp = (out / "seed-0" / "log.jsonl").stat().st_mtime_ns
+    evaluate(benchmark, "finetune", seeds=[0, 1], out=out, settings=QUICK)
+    assert (out / "seed-0" / "log.jsonl").stat().st_mtime_ns == stamp
+    with pytest.raises(AvbenchError, match="another configuration"):
+        evaluate(benchmark, "finetune", seeds=[0], out=out, settings={"epochs": "1"})
+    assert (out / "seed-0" / "log.jsonl").stat().st_mtime_ns == stamp
+    forced = evaluate(
+        benchmark, "finetune", seeds=[0], out=out, settings={"epochs": "1"}, force=True
+    )
+    assert forced.config["settings"]["epochs"] == 1
+    assert not (out / "seed-1").exists()
+
+
+def test_a_failing_run_leaves_nothing_that_looks_finished(benchmark, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(AvbenchError, match=r"step 1, epoch \d+: try a smaller"):
+        evaluate(benchmark, "finetune", seeds=[0], out=out, settings={"learning_rate": "1e30"})
+    assert sorted(path.name for path in out.iterdir()) == ["config.json", "environment.json"]
+
+
+def test_a_folder_of_something_else_is_not_touched(benchmark, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_text("x")
+    with pytest.raises(AvbenchError, match="not a run directory"):
+        evaluate(benchmark, "finetune", seeds=[0], out=tmp_path / "photos", force=True)
+    assert (tmp_path / "photos" / "a.jpg").read_text() == "x"
+
+
+def test_missing_features_are_told_and_partial_runs_say_so(tiny, with_features, tmp_path):
+    benchmark = tiny()
+    with pytest.raises(AvbenchError, match=r"run avbench prepare .*tiny\.toml"):
+        evaluate(benchmark, "finetune", seeds=[0], out=tmp_path / "a", settings=QUICK)
+    with_features(benchmark, keep=lambda clip_id: not clip_id.endswith("004"))
+    with pytest.raises(AvbenchError, match="6 of 120 clips have no features"):
+        evaluate(benchmark, "finetune", seeds=[0], out=tmp_path / "b", settings=QUICK)
+    result = evaluate(
+        benchmark, "finetune", seeds=[0], out=tmp_path / "c", settings=QUICK, allow_missing=True
+    )
+    assert result.coverage == {"train": 1.0, "val": 1.0, "test": 0.75}
+    assert result.to_json()["runs"][0]["total"] == [6, 6, 6]
+
+
+def test_features_of_another_manifest_are_refused(tiny, with_features, tmp_path):
+    with_features(tiny(per_class=20))
+    with pytest.raises(AvbenchError, match="another version of the manifest"):
+        evaluate(tiny(per_class=25), "finetune", seeds=[0], out=tmp_path / "run")
+
+
+def test_names_that_do_not_exist(benchmark, tmp_path):
+    def run(**kwargs):
+        evaluate(benchmark, **({"method": "avcil", "seeds": [0], "out": tmp_path / "x"} | kwargs))
+
+    with pytest.raises(UsageError, match="did you mean avcil"):
+        run(method="avcill")
+    with pytest.raises(UsageError, match="did you mean epochs"):
+        run(settings={"epoch": "3"})
+    with pytest.raises(UsageError, match="epochs takes a value of type int"):
+        run(settings={"epochs": "many"})
+    with pytest.raises(UsageError, match="batch_size must be at least 1"):
+        run(settings={"batch_size": "0"})
+    with pytest.raises(UsageError, match="learning_rate must be positive"):
+        run(settings={"learning_rate": "nan"})
+    with pytest.raises(UsageError, match="avcil does not work on audio input"):
+        run(modality="audio")
+    with pytest.raises(UsageError, match="device 'gpu9'"):
+        run(device="gpu9")
+    assert not (tmp_path / "x").exists()
+
+
+class Cheat(GradientMethod):
+    """Breaks the protocol in the way asked for."""
+
+    way = ""
+
+    def __init__(self, settings, setup):
+        super().__init__(settings, setup)
+        self.earlier = None
+
+    def loss(self, batch, task):
+        return self.network(batch.audio, batch.visual).logits.sum()
+
+    def learn(self, task):
+        if self.way == "reads an earlier step" and self.earlier is not None:
+            self.earlier.batch(np.array([0]))
+        self.earlier = task.train
+        self.seen = task.seen_classes
+
+    def predict(self, clips):
+        return {
+            "predicts unseen classes": np.full(len(clips), self.seen),
+            "predicts too few": np.zeros(1, dtype=int),
+            "predicts scores": np.zeros(len(clips)),
+        }.get(self.way, np.zeros(len(clips), dtype=int))
+
+    def state(self):
+        return {}
+
+
+@pytest.mark.parametrize(
+    "way",
+    ["reads an earlier step", "predicts unseen classes", "predicts too few", "predicts scores"],
+)
+def test_a_cheat_is_stopped(way, benchmark, tmp_path, monkeypatch):
+    monkeypatch.setattr(Cheat, "way", way)
+    monkeypatch.setattr(registry, "load", lambda group, name: Cheat)
+    with pytest.raises(ProtocolError):
+        evaluate(benchmark, "cheat", seeds=[0], out=tmp_path / "run")
+
+
+def test_predictions_that_do_not_fit_are_refused(benchmark, tmp_path):
+    evaluate(benchmark, "finetune", seeds=[0], out=tmp_path / "run", settings={"epochs": "1"})
+    path = tmp_path / "run" / "seed-0" / "predictions.parquet"
+    good = predictions.read(path)
+    for bad, message in (
+        (good.slice(1), "all test clips"),
+        (good.slice(0, 8), "must cover the steps 0 to 2"),
+        (pq.read_table(path).to_pandas().assign(clip_id="x"), "not a test clip"),
+        (pq.read_table(path).to_pandas().assign(prediction=5), "only 2 classes"),
+    ):
+        table = bad if hasattr(bad, "schema") else good.from_pandas(bad, schema=good.schema)
+        with pytest.raises(AvbenchError, match=message):
+            predictions.matrix(table, benchmark.manifest)
+    shutil.copy(tmp_path / "run" / "config.json", path)
+    with pytest.raises(AvbenchError, match="not a readable table"):
+        predictions.read(path)

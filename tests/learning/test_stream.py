@@ -1,0 +1,126 @@
+"""What a method gets to see, and what it does not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from avbench.learning.memory import ExemplarMemory
+from avbench.learning.stream import ProtocolError, TaskStream
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def stream(tiny, with_features):
+    def make(*, modality="audio-visual", joint=False, memory=12, keep=lambda clip_id: True, **spec):
+        benchmark = tiny(memory=memory, **spec)
+        store = with_features(benchmark, keep=keep)
+        return TaskStream(
+            benchmark.manifest,
+            store,
+            modality=modality,
+            joint=joint,
+            memory=ExemplarMemory(memory),
+            device=CPU,
+        )
+
+    return make
+
+
+def first(positions, places):
+    return positions[:places]
+
+
+def test_each_step_has_its_own_classes_and_validates_on_all_seen(stream):
+    for task in stream():
+        new = {2 * task.step, 2 * task.step + 1}
+        assert set(task.train.labels) == new
+        assert len(task.train) == 24
+        assert set(task.val.labels) == set(range(task.seen_classes))
+        assert (task.old_classes, task.seen_classes) == (2 * task.step, 2 * task.step + 2)
+
+
+def test_joint_access_sees_all_seen_classes(stream):
+    for task in stream(joint=True):
+        assert set(task.train.labels) == set(range(task.seen_classes))
+
+
+def test_unequal_steps(stream):
+    sizes = [len(set(task.train.labels)) for task in stream(classes=6, classes_per_step=[3, 1, 2])]
+    assert sizes == [3, 1, 2]
+
+
+def test_features_and_labels_belong_together(tiny, with_features, stream):
+    tasks = stream()
+    store = with_features(tiny())
+    for task in tasks:
+        positions = np.array([3, 0, 3])
+        batch = task.train.batch(positions)
+        np.testing.assert_array_equal(batch.audio, store.audio(task.train.rows[positions]))
+        np.testing.assert_array_equal(batch.visual, store.visual(task.train.rows[positions]))
+        classes = [int(store.clip_ids[row][1]) for row in task.train.rows[positions]]
+        assert batch.labels.tolist() == classes
+        assert batch.audio.dtype == torch.float32
+
+
+def test_exemplars_are_what_was_kept(stream):
+    kept: list[int] = []
+    for task in stream(memory=13):
+        assert task.exemplars.rows.tolist() == kept
+        task.remember(first)
+        per_class = 13 // task.seen_classes
+        own = [
+            task.train.rows[task.train.labels == c][:per_class]
+            for c in sorted(set(task.train.labels))
+        ]
+        kept = (
+            [
+                r
+                for group in np.split(np.array(kept, dtype=int), task.old_classes or 1)
+                for r in group[:per_class]
+            ]
+            if kept
+            else []
+        )
+        kept += np.concatenate(own).tolist()
+
+
+def test_reading_an_earlier_step_is_stopped(stream):
+    earlier = None
+    for task in stream():
+        if earlier is not None:
+            with pytest.raises(ProtocolError, match="earlier step"):
+                earlier.batch(np.array([0]))
+        earlier = task.train
+
+
+def test_keeping_too_much_or_foreign_clips_is_stopped(stream):
+    task = next(iter(stream()))
+    with pytest.raises(ProtocolError, match="at most 6"):
+        task.remember(lambda positions, places: positions[: places + 1])
+    task = next(iter(stream()))
+    with pytest.raises(ProtocolError, match="its own clips"):
+        task.remember(lambda positions, places: [9999])
+
+
+def test_a_modality_never_sees_the_other(stream):
+    for modality, hidden in (("audio", "visual"), ("visual", "audio")):
+        batch = next(iter(stream(modality=modality))).train.batch(np.arange(2))
+        assert getattr(batch, hidden) is None
+        assert getattr(batch, modality) is not None
+
+
+def test_test_clips_come_without_labels(stream):
+    clips, rows = stream().test(1)
+    assert len(clips) == len(rows) == 16
+    assert not hasattr(clips, "labels")
+
+
+def test_a_step_without_any_clip_is_told(stream):
+    def keep(clip_id):
+        return not clip_id.startswith(("c2", "c3"))
+
+    with pytest.raises(Exception, match="step 2 has no train clip"):
+        list(stream(keep=keep))

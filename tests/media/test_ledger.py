@@ -1,0 +1,46 @@
+"""The ledger remembers what became of every clip."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from avbench.media.ledger import SHORT, Ledger, Outcome
+from avbench.types import AvbenchError
+
+GONE = Outcome("a", "failed", "folder:x", 0.5, reason="private", permanent=True)
+GOOD = Outcome("b", "ok", "folder:x", 1.5, bytes=12, sha256="ff")
+
+
+def test_rows_outlive_the_run(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        ledger.record(GOOD)
+        ledger.record(GONE)
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        assert ledger.all() == {"a": GONE, "b": GOOD}
+        assert ledger.get("a") == GONE
+        assert ledger.get("c") is None
+
+
+def test_a_later_outcome_replaces_the_earlier(tmp_path: Path) -> None:
+    later = replace(GOOD, clip_id="a", attempts=2, reason=SHORT)
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        ledger.record(GONE)
+        ledger.record(later)
+        assert ledger.all() == {"a": later}
+
+
+def test_counts_put_the_most_frequent_first(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        for clip_id in "xyz":
+            ledger.record(replace(GONE, clip_id=clip_id))
+        ledger.record(GOOD)
+        assert list(ledger.counts().items()) == [(("failed", "private"), 3), (("ok", ""), 1)]
+
+
+def test_a_file_that_is_no_ledger(tmp_path: Path) -> None:
+    (tmp_path / "l.sqlite").write_text("not a database, but long enough to look at" * 9)
+    with pytest.raises(AvbenchError, match=r"l\.sqlite.*not a database"):
+        Ledger(tmp_path / "l.sqlite")

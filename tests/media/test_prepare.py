@@ -1,0 +1,171 @@
+"""Preparing resumes wherever it was stopped, and never leaves half a clip."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from avbench import resources
+from avbench.manifests.benchmark import Benchmark
+from avbench.manifests.manifest import Clip
+from avbench.media import prepare
+from avbench.media.ledger import SHORT, Ledger, Outcome
+from avbench.media.prepare import prepare_clips
+from avbench.media.sources.base import ClipUnavailable, SourceFile
+from avbench.types import AvbenchError, silent
+
+Few = Callable[..., Benchmark]
+Video = Callable[..., Path]
+
+ALONE = """
+import sys
+from avbench.manifests.benchmark import Benchmark
+from avbench.media.prepare import prepare_clips
+prepare_clips(Benchmark.load(sys.argv[1]), source=None, workers=2, report=lambda *a: None)
+"""
+
+
+def ledger_of(benchmark: Benchmark) -> dict[str, Outcome]:
+    with Ledger(benchmark.home / "ledger.sqlite") as ledger:
+        return ledger.all()
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_the_second_run_fetches_nothing(few: Few, monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmark = few(["-a", "b_c", "d"], sources=("render",))
+    seen: list[tuple[str, int, int]] = []
+    first = prepare_clips(benchmark, source=None, workers=2, report=lambda *a: seen.append(a))
+    assert (first.ok, first.already, first.failed) == (3, 0, {})
+    assert first.clips_dir == resources.home() / "few" / "clips"
+    assert names(first.clips_dir) == {"-a.mp4", "b_c.mp4", "d.mp4"}
+    assert [done for _, done, total in seen if total == 3] == [0, 1, 2, 3]
+    rows = ledger_of(benchmark)
+    assert all(len(row.sha256) == 64 and row.attempts == 1 for row in rows.values())
+
+    monkeypatch.setattr(prepare, "trim", lambda *_, **__: pytest.fail("it was cut again"))
+    second = prepare_clips(benchmark, source=None, workers=2, report=silent)
+    assert (second.ok, second.already) == (0, 3)
+    assert ledger_of(benchmark) == rows
+
+
+def test_a_clip_that_was_lost_or_damaged_is_made_again(few: Few) -> None:
+    benchmark = few(["a", "b", "c"], sources=("render",))
+    clips = prepare_clips(benchmark, source=None, workers=1, report=silent).clips_dir
+    good = (clips / "a.mp4").read_bytes()
+    (clips / "a.mp4").write_bytes(good[:99])
+    (clips / "b.mp4").unlink()
+    again = prepare_clips(benchmark, source=None, workers=1, report=silent)
+    assert (again.ok, again.already) == (2, 1)
+    assert (clips / "a.mp4").read_bytes() == good
+    assert ledger_of(benchmark)["a"].attempts == 2
+
+
+def test_every_failure_has_a_reason_and_stops_no_other(
+    tmp_path: Path, few: Few, video: Video
+) -> None:
+    folder = tmp_path / "my videos 🥁"
+    folder.mkdir()
+    video(folder / "good.mp4", seconds=3)
+    video(folder / "short.mp4", seconds=1)
+    video(folder / "mute.mp4", seconds=2, sound=None)
+    (folder / "broken.mp4").write_bytes(b"no video")
+    benchmark = few(["good", "short", "mute", "broken", "missing", "none"], seconds=2.0)
+    done = prepare_clips(benchmark, source=f"folder:{folder}", workers=2, report=silent)
+    assert done.ok == 2
+    assert done.failed == {"not in the folder": 2, "no audio stream": 1, "undecodable": 1}
+    assert names(done.clips_dir) == {"good.mp4", "short.mp4"}
+    rows = ledger_of(benchmark)
+    assert (rows["short"].status, rows["short"].reason) == ("ok", SHORT)
+
+    video(folder / "missing.mp4", seconds=2)
+    again = prepare_clips(benchmark, source=f"folder:{folder}", workers=2, report=silent)
+    assert (again.ok, again.already) == (1, 2)
+
+
+class GoneSource:
+    """Says of every clip that it is gone, and counts how often it was asked."""
+
+    asked = 0
+
+    def fetch(self, clip: Clip, scratch: Path) -> SourceFile:
+        GoneSource.asked += 1
+        raise ClipUnavailable("private", permanent=True)
+
+
+def test_what_is_gone_for_good_is_not_asked_for_again(
+    few: Few, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "open_source", lambda *_: GoneSource())
+    benchmark = few(["a", "b"])
+    for source, asked in (("x", 2), ("x", 2), ("y", 4)):
+        done = prepare_clips(benchmark, source=source, workers=1, report=silent)
+        assert done.failed == {"private": 2}
+        assert (done.ok, GoneSource.asked) == (0, asked)
+
+
+def test_a_killed_run_is_resumed(few: Few) -> None:
+    ids = [f"clip-{n:02d}" for n in range(12)]
+    benchmark = few(ids, sources=("render",))
+    command = [sys.executable, "-c", ALONE, str(benchmark.spec.path)]
+    with subprocess.Popen(command, env=os.environ | {"PYTHONWARNINGS": "ignore"}) as running:
+        clips = benchmark.home / "clips"
+        for _ in range(600):
+            if clips.is_dir() and len(names(clips)) >= 3:
+                break
+            time.sleep(0.05)
+        running.send_signal(signal.SIGKILL)
+    killed_at = len(names(clips))
+    assert 3 <= killed_at < 12
+    resumed = prepare_clips(benchmark, source=None, workers=2, report=silent)
+    assert resumed.ok + resumed.already == 12
+    assert resumed.already >= 1
+    assert names(clips) == {f"{i}.mp4" for i in ids}
+    assert names(benchmark.home) == {"clips", "ledger.sqlite", "prepare.lock"}
+
+
+def test_a_second_run_at_once_is_refused(few: Few) -> None:
+    benchmark = few(["a", "b"], sources=("render",))
+    benchmark.home.mkdir(parents=True)
+    with (benchmark.home / "prepare.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(AvbenchError, match="another run is preparing few"):
+            prepare_clips(benchmark, source=None, workers=1, report=silent)
+    assert prepare_clips(benchmark, source=None, workers=1, report=silent).ok == 2
+
+
+def test_a_home_that_cannot_be_written(
+    tmp_path: Path, few: Few, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("AVBENCH_HOME", str(tmp_path / "file"))
+    benchmark = few(["a", "b"], sources=("render",))
+    with pytest.raises(AvbenchError, match=r"cannot write .*file.*choose another place"):
+        prepare_clips(benchmark, source=None, workers=1, report=silent)
+
+
+def test_a_full_disk_ends_the_run_in_one_line(few: Few, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(prepare, "trim", full)
+    benchmark = few(["a", "b", "c"], sources=("render",))
+    with pytest.raises(AvbenchError, match="the disk is full"):
+        prepare_clips(benchmark, source=None, workers=2, report=silent)
+    assert names(benchmark.home / "clips") == set()
+    assert "scratch" not in names(benchmark.home)
+
+
+def test_without_a_source(few: Few) -> None:
+    with pytest.raises(AvbenchError, match="few: no automatic source yet: pass --source folder:"):
+        prepare_clips(few(["a"]), source=None, workers=1, report=silent)

@@ -1,0 +1,144 @@
+"""Cuts are exact, in sight and in sound, whatever the video is like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from avbench.media import ffmpeg as ffmpeg_module
+from avbench.media.ffmpeg import FfmpegError, run
+from avbench.media.probe import InvalidClip, validate
+from avbench.media.trim import trim
+
+Video = Callable[..., Path]
+
+
+def marks(path: Path) -> tuple[float, float]:
+    """Return when a clip turns white and when its tone starts, in seconds."""
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+        white = next(f.time for f in frames if f.to_ndarray(format="gray").mean() > 120)
+    with av.open(str(path)) as container:
+        for frame in container.decode(audio=0):
+            loud = np.flatnonzero(np.abs(frame.to_ndarray()[0]) > 0.1)
+            if len(loud):
+                return white, frame.time + loud[0] / frame.sample_rate
+    raise AssertionError("no tone")
+
+
+@pytest.mark.parametrize("start_s", [None, 0.0, 3.32, 4.96])
+def test_the_cut_is_exact_between_key_frames(
+    tmp_path: Path, video: Video, start_s: float | None
+) -> None:
+    source = video(tmp_path / "in.mp4", seconds=9, mark_s=5.6)
+    trim(source, tmp_path / "out.mp4", start_s=start_s, seconds=6)
+    sight, sound = marks(tmp_path / "out.mp4")
+    expected = 5.6 - (start_s or 0)
+    assert abs(sight - expected) <= 1 / 25
+    assert abs(sound - expected) <= 0.005
+
+
+def test_length_and_rate_are_the_clips(tmp_path: Path, video: Video) -> None:
+    source = video(tmp_path / "in.mp4", seconds=4, fps=10)
+    trim(source, tmp_path / "out.mp4", start_s=1.0, seconds=2.0)
+    info = validate(tmp_path / "out.mp4", seconds=2.0)
+    assert info.frames == 20
+    assert info.video_s == 2.0
+    assert info.audio_s == pytest.approx(2.0, abs=0.05)
+    assert info.level_db == pytest.approx(-10.5, abs=1)
+
+
+def test_fast_video_is_slowed_to_25_frames_a_second(tmp_path: Path, video: Video) -> None:
+    source = video(tmp_path / "in.mp4", seconds=2, fps=50)
+    trim(source, tmp_path / "out.mp4", start_s=None, seconds=1.0)
+    assert validate(tmp_path / "out.mp4", seconds=1.0).frames == 25
+
+
+def test_sound_that_starts_late_stays_in_its_place(tmp_path: Path, video: Video) -> None:
+    source = video(tmp_path / "in.mp4", seconds=4, mark_s=1.6, sound_from_s=1.0)
+    trim(source, tmp_path / "out.mp4", start_s=None, seconds=3)
+    sight, sound = marks(tmp_path / "out.mp4")
+    assert abs(sight - 1.6) <= 1 / 25
+    assert abs(sound - 1.6) <= 0.005
+
+
+def test_the_same_cut_gives_the_same_bytes(tmp_path: Path, video: Video) -> None:
+    source = video(tmp_path / "in.mp4", seconds=3)
+    for name in ("a.mp4", "b.mp4"):
+        trim(source, tmp_path / name, start_s=0.5, seconds=1)
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+def test_odd_sizes_are_made_even(tmp_path: Path, video: Video) -> None:
+    source = video(tmp_path / "in.mp4", seconds=1, size=(65, 49))
+    trim(source, tmp_path / "out.mp4", start_s=None, seconds=1)
+    info = validate(tmp_path / "out.mp4", seconds=1)
+    assert (info.width, info.height) == (64, 48)
+
+
+@pytest.mark.parametrize("name", ["-rf.mp4", "two words.mp4", "🥁 50%d [a]:b.mp4"])
+def test_names_that_look_like_something_else(tmp_path: Path, video: Video, name: str) -> None:
+    plain = video(tmp_path / "in.mp4", seconds=1)
+    source = plain.rename(tmp_path / name)
+    (tmp_path / "out").mkdir()
+    trim(source, tmp_path / "out" / name, start_s=None, seconds=1)
+    assert validate(tmp_path / "out" / name, seconds=1).frames == 25
+
+
+def test_a_relative_path_with_a_leading_dash(
+    tmp_path: Path, video: Video, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    video(tmp_path / "in.mp4", seconds=1).rename("-in.mp4")
+    trim(Path("-in.mp4"), Path("-out.mp4"), start_s=None, seconds=1)
+    assert validate(Path("-out.mp4"), seconds=1).frames == 25
+
+
+def test_a_video_that_ends_before_the_clip(tmp_path: Path, video: Video) -> None:
+    source = video(tmp_path / "in.mp4", seconds=2)
+    with pytest.raises(InvalidClip, match="ends before the clip starts"):
+        trim(source, tmp_path / "out.mp4", start_s=30, seconds=10)
+
+
+def test_a_truncated_video_is_refused(tmp_path: Path, video: Video) -> None:
+    source = video(tmp_path / "in.mp4", seconds=6, size=(320, 240), front=True)
+    whole = source.read_bytes()
+    source.write_bytes(whole[: len(whole) * 6 // 10])
+    with pytest.raises(InvalidClip, match="cannot be cut"):
+        trim(source, tmp_path / "out.mp4", start_s=1, seconds=5)
+
+
+def test_an_error_carries_the_last_line_of_ffmpeg(tmp_path: Path) -> None:
+    import ffmpeg
+
+    graph = ffmpeg.input(str(tmp_path / "none.mp4")).output(str(tmp_path / "out.mp4"))
+    with pytest.raises(FfmpegError, match="No such file"):
+        run(graph, timeout_s=30)
+
+
+def test_a_hang_is_ended(tmp_path: Path) -> None:
+    import ffmpeg
+
+    endless = ffmpeg.input("testsrc=s=64x48", format="lavfi", re=None)
+    with pytest.raises(FfmpegError, match=r"no result after 0\.5 s"):
+        run(endless.output(str(tmp_path / "out.mp4")), timeout_s=0.5)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_not_the_clips_fault() -> None:
+    import ffmpeg
+
+    some = ffmpeg.input("testsrc=s=640x480:d=1", format="lavfi")
+    with pytest.raises(OSError, match="No space left"):
+        run(some.output("/dev/full", format="rawvideo"), timeout_s=30)
+
+
+def test_without_a_system_ffmpeg_the_bundled_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    ffmpeg_module.binary.cache_clear()
+    assert Path(ffmpeg_module.binary()).is_file()
+    ffmpeg_module.binary.cache_clear()

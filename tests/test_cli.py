@@ -1,0 +1,184 @@
+"""The command line as a user meets it: real processes, exit codes, one clear line."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+AVBENCH = Path(sys.executable).with_name("avbench")
+
+
+@pytest.fixture
+def avbench(tmp_path):
+    """Run avbench in an empty folder with an empty home."""
+
+    def run(*arguments, expect=0, env=None, **options):
+        result = subprocess.run(
+            [AVBENCH, *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"AVBENCH_HOME": str(tmp_path / "home")} | (env or {}),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+            **options,
+        )
+        assert result.returncode == expect, result.stderr
+        assert "Traceback" not in result.stderr
+        return result
+
+    return run
+
+
+def one_line(result) -> str:
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+def imported(*arguments: str) -> set[str]:
+    """Return the top-level modules a command imports."""
+    code = (
+        "import sys\nfrom avbench.cli import main\n"
+        f"try: main({list(arguments)!r})\nexcept SystemExit: pass\n"
+        "print('MODULES', *{m.partition('.')[0] for m in sys.modules})"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    return set(result.stdout.splitlines()[-1].split()[1:])
+
+
+@pytest.mark.parametrize("command", [["--help"], ["list"], ["evaluate", "--help"], ["--version"]])
+def test_quick_commands_import_nothing_heavy(command):
+    assert not imported(*command) & {"torch", "pandas", "av", "matplotlib", "sklearn", "timm"}
+
+
+def test_help_of_every_command_has_an_example(avbench):
+    for command in ([], ["list"], ["prepare"], ["evaluate"], ["demo"], ["splits", "verify"]):
+        assert "Example" in avbench(*command, "--help").stdout
+
+
+def test_list(avbench):
+    text = avbench("list").stdout
+    for name in ("ave-ci", "ks-ci", "vs100-ci", "toy-ci", "avcil", "filterbank", "folder"):
+        assert name in text
+    record = json.loads(avbench("list", "--json").stdout)
+    clips = {row["name"]: row["clips"] for row in record["benchmarks"]}
+    assert clips == {"ave-ci": 4079, "ks-ci": 23125, "vs100-ci": 61195, "toy-ci": 768}
+
+
+def test_splits(avbench, tmp_path):
+    assert avbench("splits", "verify").stdout.count("ok  ") == 4
+    avbench("splits", "build", "ave-ci", "--out", "a.parquet")
+    shipped = Path(__file__).parents[1] / "splits" / "ave-ci.parquet"
+    assert (tmp_path / "a.parquet").read_bytes() == shipped.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "--method", "avcli", "--benchmark", "toy-ci"], "did you mean avcil"),
+        (["evaluate", "--method", "avcil", "--benchmark", "toyci"], "did you mean toy-ci?"),
+        (["evaluate", "--method", "avcil", "--benchmark", "toy-ci", "--seeds", "a"], "--seeds a"),
+        (["evaluate", "--method", "avcil", "--benchmark", "toy-ci", "--seeds", "1,1"], "different"),
+        (["evaluate", "--method", "avcil", "--benchmark", "toy-ci", "--set", "x"], "KEY=VALUE"),
+        (["evaluate", "--method", "avcil", "--benchmark", "toy-ci", "--set", "ep=1"], "setting"),
+        (["prepare", "vs100"], "did you mean vs100-ci?"),
+        (["prepare", "no.toml"], "no benchmark file no.toml"),
+        (["prepare", "toy-ci", "--preset", "filterbanks"], "did you mean filterbank?"),
+        (["prepare", "toy-ci", "--source", "foldr:x"], "did you mean folder?"),
+        (["prepare", "toy-ci", "--source", "folder:/no/such"], "/no/such"),
+    ],
+)
+def test_wrong_names_get_one_line_and_exit_2(avbench, arguments, message):
+    assert message in one_line(avbench(*arguments, expect=2))
+
+
+def test_evaluate_without_benchmark_says_what_it_uses_and_how_to_prepare_it(avbench):
+    lines = avbench("evaluate", "--method", "avcil", expect=1).stderr.splitlines()
+    assert lines[0] == "No --benchmark given: using vs100-ci."
+    assert len(lines) == 2
+    assert "avbench prepare vs100-ci" in lines[1]
+
+
+def test_prepare_without_a_source_says_what_to_pass(avbench):
+    assert "--source folder:DIR" in one_line(avbench("prepare", "vs100-ci", expect=1))
+
+
+def test_no_permission_is_one_line(avbench, tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    (tmp_path / "home").mkdir(mode=0o500)
+    assert "no permission" in one_line(avbench("prepare", "toy-ci", expect=1))
+
+
+def test_a_file_in_the_way_is_one_line(avbench, tmp_path):
+    (tmp_path / "home").write_text("not a folder")
+    assert "in the way" in one_line(avbench("prepare", "toy-ci", expect=1))
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(avbench, tmp_path):
+    """A limit on file size stands in for a disk that fills up while a file is written."""
+
+    def limit():
+        import signal
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+    result = avbench("splits", "build", "ave-ci", "--out", "a.parquet", expect=1, preexec_fn=limit)
+    assert one_line(result).startswith("Error: cannot write a.parquet: the disk")
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_corrupt_features_are_one_line(avbench, tmp_path):
+    folder = tmp_path / "home" / "toy-ci" / "features" / "filterbank"
+    folder.mkdir(parents=True)
+    (folder / "store.json").write_text("{")
+    result = avbench("evaluate", "--method", "avcil", "--benchmark", "toy-ci", expect=1)
+    assert "store.json" in one_line(result)
+
+
+def test_evaluate_in_full(avbench, tiny, with_features, tmp_path, monkeypatch):
+    monkeypatch.setenv("AVBENCH_HOME", str(tmp_path / "home"))
+    with_features(tiny())
+    command = ["evaluate", "--method", "avcil", "--benchmark", "tiny.toml", "--seeds", "0..1"]
+    result = avbench(*command, "--set", "epochs=2")
+    assert "mean accuracy" in result.stdout
+    assert "average forgetting" in result.stdout
+    assert result.stderr == ""  # quiet where nobody watches
+    assert (tmp_path / "runs" / "tiny" / "avcil" / "matrix.png").stat().st_size > 1000
+    record = json.loads(avbench(*command, "--set", "epochs=2", "--json").stdout)
+    assert [run["seed"] for run in record["runs"]] == [0, 1]
+    assert record == json.loads((tmp_path / "runs" / "tiny" / "avcil" / "result.json").read_text())
+
+
+def test_progress_on_a_terminal(tiny, with_features, tmp_path):
+    """In a pseudo-terminal there is a bar."""
+    import pty
+
+    with_features(tiny())
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [AVBENCH, "evaluate", "--method", "finetune", "--benchmark", "tiny.toml"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    seen = b""
+    try:
+        while chunk := os.read(controller, 4096):
+            seen += chunk
+    except OSError:
+        pass  # the other end is closed
+    assert process.wait() == 0
+    assert b"finetune, seed 0" in seen
+    assert b"90/90" in seen
