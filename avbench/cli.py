@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from avbench import __version__, registry
+from avbench import __version__, registry, resources
 from avbench.types import MODALITIES, AvbenchError, Modality, Report, UsageError, silent
 
 if TYPE_CHECKING:
@@ -422,7 +423,8 @@ def _print_results(results: Sequence[Result]) -> None:
 
 def _percent(result: Result, metric: str) -> str:
     summary = result.metric(metric)
-    if summary.mean != summary.mean:
+    joint = result.config["access"] == "joint"
+    if math.isnan(summary.mean) or (joint and metric == "average_forgetting"):
         return "-"
     spread = f" ± {100 * summary.std:.2f}" if len(result.seeds) > 1 else ""
     return f"{100 * summary.mean:.2f}{spread}"

@@ -71,7 +71,7 @@ def test_list(avbench):
         assert name in text
     record = json.loads(avbench("list", "--json").stdout)
     clips = {row["name"]: row["clips"] for row in record["benchmarks"]}
-    assert clips == {"ave-ci": 4079, "ks-ci": 23125, "vs100-ci": 61195, "toy-ci": 768}
+    assert clips == {"ave-ci": 4079, "ks-ci": 23125, "vs100-ci": 61195, "toy-ci": 624}
 
 
 def test_splits(avbench, tmp_path):
@@ -182,3 +182,11 @@ def test_progress_on_a_terminal(tiny, with_features, tmp_path):
     assert process.wait() == 0
     assert b"finetune, seed 0" in seen
     assert b"90/90" in seen
+
+
+def test_leaderboard(avbench):
+    lines = avbench("leaderboard", "ave-ci").stdout.splitlines()
+    assert lines[2].startswith("paper-oracle")
+    assert any("74.04" in line and "reported" in line for line in lines)
+    rows = json.loads(avbench("leaderboard", "ave-ci", "--json").stdout)
+    assert {row["verified"] for row in rows} == {False}

@@ -57,6 +57,7 @@ class Entry:
         accuracy = Summary.of([100 * mean_accuracy(matrix) for matrix in matrices])
         forgetting = Summary.of([100 * average_forgetting(matrix) for matrix in matrices])
         several = len(matrices) > 1
+        forgets = matrices[0].steps > 1 and config["access"] != "joint"
         return cls(
             name=name,
             method=config["method"],
@@ -65,7 +66,7 @@ class Entry:
             source=f"avbench {config['version']}, {config['preset']} features",
             verified=True,
             mean_accuracy=round(accuracy.mean, 4),
-            average_forgetting=None if matrices[0].steps == 1 else round(forgetting.mean, 4),
+            average_forgetting=round(forgetting.mean, 4) if forgets else None,
             mean_accuracy_std=round(accuracy.std, 4) if several else None,
             seeds=len(matrices),
             fingerprint=config["fingerprint"],

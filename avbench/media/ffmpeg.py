@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import shutil
+import signal
 import subprocess
 from functools import cache
 from typing import Any
@@ -13,6 +14,7 @@ from avbench.types import AvbenchError
 
 # The part and the address that ffmpeg puts before a message differ from run to run.
 _PREFIX = re.compile(r"^(\[[^\]]*\] )+")
+_FULL = ("No space left on device", "Disk quota exceeded", "File too large")
 
 
 class FfmpegError(Exception):
@@ -46,7 +48,7 @@ def run(graph: Any, *, timeout_s: float) -> None:
 
     Raises:
         FfmpegError: If it reports any error, or takes too long.
-        OSError: If the disk is full.
+        OSError: If the disk or a quota is full.
         AvbenchError: If there is no ffmpeg.
     """
     # Without -xerror a damaged file decodes with exit 0; without -nostdin ffmpeg may wait forever.
@@ -60,7 +62,7 @@ def run(graph: Any, *, timeout_s: float) -> None:
         raise FfmpegError(f"no result after {timeout_s:g} s") from error
     if done.returncode:
         printed = done.stderr.decode(errors="replace")
-        if "No space left on device" in printed:
+        if done.returncode == -signal.SIGXFSZ or any(text in printed for text in _FULL):
             raise OSError(errno.ENOSPC, "No space left on device", command[-1])
         lines = printed.strip().splitlines() or [f"exit status {done.returncode}"]
         raise FfmpegError(_PREFIX.sub("", lines[-1]))

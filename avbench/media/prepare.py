@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from joblib import Parallel, delayed
@@ -91,11 +91,15 @@ def prepare_clips(
             delayed(make)(clip) for clip in todo
         )
         for done, outcome in enumerate(outcomes, start=len(clips) - len(todo) + 1):
+            if outcome is None:
+                continue
             before = known.get(outcome.clip_id)
             ledger.record(replace(outcome, attempts=before.attempts + 1 if before else 1))
             if outcome.status == "failed":
                 failed[outcome.reason] += 1
             report("preparing clips", done, len(clips))
+        if make.fatal:
+            raise make.fatal[0]
     return Prepared(
         ok=len(clips) - len(there) - failed.total(),
         already=len(there),
@@ -107,15 +111,22 @@ def prepare_clips(
 
 @dataclass(frozen=True)
 class _Maker:
-    """Makes one clip, in a worker."""
+    """Makes one clip, in a worker.
+
+    What would stop every clip is kept in `fatal`, and no further clip is begun: raising it at once
+    would leave the other workers writing while the folder is being cleaned.
+    """
 
     source: Source
     source_text: str
     seconds: float
     clips_dir: Path
     scratch: Path
+    fatal: list[AvbenchError] = field(default_factory=list)
 
-    def __call__(self, clip: Clip) -> Outcome:
+    def __call__(self, clip: Clip) -> Outcome | None:
+        if self.fatal:
+            return None
         began = time.monotonic()
         target = self.clips_dir / f"{clip.clip_id}.mp4"
         failed = Outcome(clip.clip_id, "failed", self.source_text, 0.0)
@@ -128,6 +139,9 @@ class _Maker:
             )
         except InvalidClip as error:
             outcome = replace(failed, reason=error.reason, detail=error.detail)
+        except AvbenchError as error:
+            self.fatal.append(error)
+            return None
         return replace(outcome, seconds=time.monotonic() - began)
 
     def _make(self, clip: Clip, target: Path) -> Outcome:

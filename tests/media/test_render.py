@@ -46,7 +46,7 @@ def test_classes_that_share_something_come_in_different_steps() -> None:
 
 def test_the_size_of_the_benchmark(clips: list[Clip]) -> None:
     sizes = {s: sum(clip.split == s for clip in clips) for s in ("train", "val", "test")}
-    assert sizes == {"train": 480, "val": 96, "test": 192}
+    assert sizes == {"train": 384, "val": 96, "test": 144}
 
 
 def test_the_same_bytes_every_time(tmp_path: Path, clips: list[Clip]) -> None:

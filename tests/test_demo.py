@@ -1,0 +1,63 @@
+"""The promise of the README: learning and forgetting on real media, from one command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+AVBENCH = Path(sys.executable).with_name("avbench")
+CHANCE = np.mean([1 / 3, 1 / 6, 1 / 9, 1 / 12])
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Run the demo once, as a user would."""
+    folder = tmp_path_factory.mktemp("demo")
+    run = subprocess.run(
+        [AVBENCH, "demo", "--json"],
+        cwd=folder,
+        env=os.environ | {"AVBENCH_HOME": str(folder / "home")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert (folder / "runs" / "demo" / "accuracy.png").stat().st_size > 10_000
+    found = {}
+    for record in json.loads(run.stdout):
+        config = record["config"]
+        assert len(record["runs"]) == 3
+        found[config["method"], config["modality"]] = record["metrics"]
+    return found
+
+
+def accuracy(metrics) -> float:
+    return metrics["mean_accuracy"]["mean"]
+
+
+def forgetting(metrics) -> float:
+    return metrics["average_forgetting"]["mean"]
+
+
+def test_the_bounds_hold(results):
+    oracle, avcil, finetune = (results[m, "audio-visual"] for m in ("oracle", "avcil", "finetune"))
+    assert accuracy(oracle) > accuracy(avcil) > accuracy(finetune)
+    assert forgetting(avcil) < forgetting(finetune)
+
+
+def test_sight_and_sound_together_are_better_than_either(results):
+    both = accuracy(results["oracle", "audio-visual"])
+    assert both > accuracy(results["oracle", "audio"]) + 0.05
+    assert both > accuracy(results["oracle", "visual"]) + 0.05
+
+
+def test_nothing_is_at_chance_or_perfect(results):
+    for metrics in results.values():
+        assert CHANCE + 0.1 < accuracy(metrics) < 0.98
+        assert metrics["last_accuracy"]["mean"] > 2 / 12
