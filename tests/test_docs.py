@@ -1,0 +1,157 @@
+"""What the documentation tells a reader to do, done."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from avbench.manifests.benchmark import Benchmark
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def run(command: str, folder: Path) -> str:
+    """Run a line of a console block."""
+    paths = {
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "PYTHONPATH": str(folder),
+        "AVBENCH_HOME": str(folder / "home"),
+    }
+    result = subprocess.run(
+        command.partition("#")[0],
+        shell=True,
+        cwd=folder,
+        env=os.environ | paths,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, f"{command}\n{result.stderr}"
+    return result.stdout
+
+
+def film(path: Path, *, hue: float, pitch: float, rng: np.random.Generator) -> None:
+    """Write a short video of one colour and one tone, with noise."""
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    seconds, rate, fps = 1.0, 16000, 10
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=fps)
+        video.width = video.height = 64
+        video.pix_fmt = "yuv420p"
+        audio = container.add_stream("aac", rate=rate)
+        audio.codec_context.layout = "mono"
+        for _ in range(int(seconds * fps)):
+            image = rng.integers(0, 60, (64, 64, 3)) + np.array([180 * hue, 90, 180 * (1 - hue)])
+            container.mux(video.encode(av.VideoFrame.from_ndarray(image.astype(np.uint8))))
+        container.mux(video.encode())
+        t = np.arange(int(seconds * rate)) / rate
+        tone = 0.3 * np.sin(2 * np.pi * pitch * t) + 0.02 * rng.standard_normal(len(t))
+        for start in range(0, len(t), 1000):
+            part = tone[None, start : start + 1000].astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(part, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = rate, start
+            container.mux(audio.encode(frame))
+        container.mux(audio.encode())
+
+
+def test_bring_your_own_dataset(tmp_path):
+    page = "docs/bring-your-own-dataset.md"
+    (toml,) = blocks(page, "toml")
+    (example,) = blocks(page, "csv")
+    rng = np.random.default_rng(0)
+    rows = [example.splitlines()[0]]
+    for label in range(10):
+        for i in range(9):
+            # Names as people have them: spaces, accents, a leading dash.
+            name = f"dïgit {label}/-take_{label}_{i}.mp4"
+            film(tmp_path / "videos" / name, hue=label / 9, pitch=200 * 1.4**label, rng=rng)
+            rows.append(f"{name},digit {label},{('train', 'train', 'val', 'test')[min(i // 2, 3)]}")
+    (tmp_path / "clips.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (tmp_path / "digits.toml").write_text(toml)
+    (console,) = blocks(page, "console")
+    outputs = [run(command, tmp_path) for command in console.splitlines()]
+    assert "90 of 90 clips are ready" in outputs[0]
+    accuracy = {
+        name: float(re.search(rf"^{name} +([\d.]+)", output, re.MULTILINE)[1])
+        for name, output in zip(("finetune", "avcil", "oracle-audio"), outputs[1:], strict=True)
+    }
+    # Tone and colour tell the classes apart: forgetting is all there is to see.
+    assert accuracy["oracle-audio"] > 80
+    assert accuracy["oracle-audio"] > accuracy["finetune"]
+    assert (tmp_path / "runs" / "digits" / "avcil" / "accuracy.png").is_file()
+
+
+def test_add_a_method(tmp_path, with_features, monkeypatch):
+    page = "docs/add-a-method.md"
+    (code,) = blocks(page, "python")
+    (toml,) = blocks(page, "toml")
+    (tmp_path / "replay_method.py").write_text(code)
+    # What installing the package would leave.
+    entry_points = toml.replace('"avbench.methods"', "avbench.methods").replace('"', "")
+    entry_points = entry_points.replace("[project.entry-points.", "[")
+    (tmp_path / "replay_method-1.dist-info").mkdir()
+    (tmp_path / "replay_method-1.dist-info" / "METADATA").write_text("Name: replay\nVersion: 1\n")
+    (tmp_path / "replay_method-1.dist-info" / "entry_points.txt").write_text(entry_points)
+    monkeypatch.setenv("AVBENCH_HOME", str(tmp_path / "home"))
+    with_features(Benchmark.load("toy-ci"))
+    (console,) = blocks(page, "console")
+    listing, evaluation = (run(command, tmp_path) for command in console.splitlines())
+    assert "replay_method:Replay" in listing
+    assert float(re.search(r"^replay +([\d.]+)", evaluation, re.MULTILINE)[1]) > 30
+
+
+def test_the_readmes_tour(tmp_path, with_features, monkeypatch):
+    monkeypatch.setenv("AVBENCH_HOME", str(tmp_path / "home"))
+    benchmark = Benchmark.load("toy-ci")
+    with_features(benchmark)
+    console = next(b for b in blocks("README.md", "console") if "activate" in b)
+    commands = {line.split()[1]: line for line in console.splitlines() if line.startswith("avb")}
+    assert list(commands) == ["list", "prepare", "evaluate", "submit", "leaderboard"]
+    evaluate = commands["evaluate"].replace("0,1,2", "0")
+    run(f"{evaluate} --set epochs=1", tmp_path)
+    boards = tmp_path / "boards"
+    boards.mkdir()
+    (boards / "toy-ci.json").write_text((ROOT / "leaderboards" / "toy-ci.json").read_text())
+    assert "my-entry" in run(f"{commands['submit'].partition('#')[0]} --boards boards", tmp_path)
+    assert "74.04" not in run(commands["leaderboard"], tmp_path)
+    (python,) = blocks("README.md", "python")
+    (tmp_path / "tour.py").write_text(
+        python.replace("seeds=[0]", 'seeds=[0], settings={"epochs": "1"}')
+    )
+    assert 0 < float(run(f"{sys.executable} tour.py", tmp_path)) < 1
+
+
+@pytest.mark.parametrize(
+    "page", sorted(p.relative_to(ROOT) for p in ROOT.glob("**/*.md") if ".venv" not in p.parts)
+)
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def test_sizes_in_the_readme():
+    """Features on disk follow from the encoder's shapes."""
+    from avbench.features.encoders.filterbank import FilterbankEncoder
+
+    encoder = FilterbankEncoder()
+    clip = 2 * encoder.dim * (1 + encoder.frames * encoder.cells)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in ("ave-ci", "ks-ci", "vs100-ci"):
+        size = len(Benchmark.load(name).manifest) * clip / 1e9
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}`"))
+        assert row.rstrip(" |").endswith(f"{size:.1f} GB")
