@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _DEFAULT_BENCHMARK = "vs100-ci"
 
+# Before torch is imported: threads that spin while they wait lose most of a shared machine's time.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to standard output.")
 workers_option = click.option(
     "--workers",
@@ -200,7 +203,7 @@ def evaluate(
     chosen = Benchmark.load(benchmark)
     if method not in registry.registered("methods"):
         raise registry.unknown("method", method, list(registry.registered("methods")))
-    seed_list = _seeds(seeds)
+    seed_list, given = _seeds(seeds), _settings(settings)
 
     from avbench.evaluation import evaluator
     from avbench.evaluation.result import run_name
@@ -215,7 +218,7 @@ def evaluate(
             out=run,
             modality=modality,
             preset=preset,
-            settings=_settings(settings),
+            settings=given,
             device=device,
             allow_missing=allow_missing,
             force=force,
