@@ -117,8 +117,9 @@ def prepare(
 ) -> None:
     """Get, cut and check the clips of a benchmark, then extract features.
 
-    BENCHMARK is a name from `avbench list`, or the path of a TOML of your own. What is done already
-    is not done again. Clips and features go to $AVBENCH_HOME (~/.cache/avbench).
+    BENCHMARK is a name from `avbench list`, or the path of a TOML of your own. Clips made by an
+    earlier run are kept. Clips and features go to $AVBENCH_HOME (~/.cache/avbench). Exit code 1 if
+    any clip is missing.
 
     \b
     Examples:
@@ -134,26 +135,30 @@ def prepare(
     encoder = registry.load("encoders", preset or chosen.spec.preset)()
     with _progress() as report:
         prepared = prepare_clips(chosen, source=source, workers=workers, report=report)
-        store = extract(chosen, encoder, workers=workers, report=report)
-    total = len(chosen.manifest)
+        some = prepared.ok + prepared.already > 0
+        store = extract(chosen, encoder, workers=workers, report=report) if some else None
+    total, ready = len(chosen.manifest), len(store) if store else 0
     if as_json:
         _print_json(
             {
                 "benchmark": chosen.name,
                 "clips": total,
-                "ready": len(store),
+                "ready": ready,
                 "failed": prepared.failed,
-                "features": str(store.folder),
+                "features": str(store.folder) if store else None,
             }
         )
     else:
-        click.echo(
-            f"{len(store):,} of {total:,} clips are ready, with {store.preset_name} features"
-        )
-        for reason, count in prepared.failed.items():
-            click.echo(f"  {count:,} failed: {reason}")
+        click.echo(f"{ready:,} of {total:,} clips are ready, with {encoder.name} features")
+        for reason, clips in prepared.failed.items():
+            examples = ", ".join(clips[:3]) + (", ..." if len(clips) > 3 else "")
+            click.echo(f"  {len(clips):,} failed: {reason} ({examples})")
+        if prepared.failed:
+            click.echo(f"particulars: table clips of {chosen.home / 'ledger.sqlite'}")
         click.echo(f"in {chosen.home}")
-    if len(store) < total:
+        if chosen.spec.notes:
+            click.echo(f"note: {chosen.spec.notes}")
+    if ready < total:
         sys.exit(1)
 
 
@@ -162,7 +167,7 @@ def prepare(
 @click.option(
     "--benchmark", help=f"A name, or the path of a TOML.  [default: {_DEFAULT_BENCHMARK}]"
 )
-@click.option("--seeds", default="0", show_default=True, help="Such as 0,1,2 or 0..4.")
+@click.option("--seeds", default="0,1,2", show_default=True, help="Such as 0,1,2 or 0..4.")
 @click.option("--modality", type=click.Choice(MODALITIES), help="What the method may look at.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting.")
 @click.option("--preset", help="Which features.  [default: the benchmark's]")
@@ -208,8 +213,9 @@ def evaluate(
     from avbench.evaluation import evaluator
     from avbench.evaluation.result import run_name
 
-    name = run_name(method, modality or "audio-visual")
+    name = run_name(method, modality or registry.load("methods", method).modalities[0])
     run = out or Path("runs") / chosen.name / name
+    kept = [seed for seed in seed_list if (run / f"seed-{seed}").is_dir() and not force]
     with _progress() as report:
         result = evaluator.evaluate(
             chosen,
@@ -224,6 +230,9 @@ def evaluate(
             force=force,
             report=report,
         )
+    if kept:
+        seeds_kept = ", ".join(map(str, kept))
+        click.echo(f"Kept from an earlier run: seed {seeds_kept}. --force runs again.", err=True)
     if as_json:
         _print_json(result.to_json())
         return
@@ -269,7 +278,12 @@ def demo(out: Path, seeds: str, workers: int, as_json: bool) -> None:
 
 @main.group()
 def splits() -> None:
-    """Build and verify the split manifests."""
+    """Build and verify the split manifests.
+
+    \b
+    Example:
+      avbench splits verify
+    """
 
 
 @splits.command("build")
@@ -378,6 +392,8 @@ def _seeds(text: str) -> list[int]:
     try:
         if ".." in text:
             first, last = (int(part) for part in text.split(".."))
+            if last - first >= 1000:
+                raise UsageError(f"--seeds {text}: at most 1,000 seeds at a time")
             seeds = list(range(first, last + 1))
         else:
             seeds = [int(part) for part in text.split(",")]

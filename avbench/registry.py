@@ -6,14 +6,25 @@ from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
-from avbench.types import UsageError
+from avbench.types import AvbenchError, UsageError
 
 Group = Literal["methods", "encoders", "sources"]
 
 
 def registered(group: Group) -> dict[str, EntryPoint]:
-    """Return the entry points of `avbench.<group>` by name, sorted, without importing any."""
-    found = {point.name: point for point in entry_points(group=f"avbench.{group}")}
+    """Return the entry points of `avbench.<group>` by name, sorted, without importing any.
+
+    Raises:
+        UsageError: If two packages use one name.
+    """
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=f"avbench.{group}"):
+        other = found.setdefault(point.name, point)
+        if other.value != point.value:
+            raise UsageError(
+                f"two packages register {group} {point.name!r}, {other.value} and {point.value}:"
+                " uninstall one"
+            )
     return dict(sorted(found.items()))
 
 
@@ -22,11 +33,17 @@ def load(group: Group, name: str) -> Any:
 
     Raises:
         UsageError: If nothing is, naming the closest matches.
+        AvbenchError: If it cannot be imported.
     """
     points = registered(group)
     if name not in points:
         raise unknown(group.removesuffix("s"), name, list(points))
-    return points[name].load()
+    try:
+        return points[name].load()
+    except (ImportError, AttributeError) as error:
+        raise AvbenchError(
+            f"{name} cannot be imported from {points[name].value} ({error}): mend its package"
+        ) from error
 
 
 def unknown(kind: str, name: str, known: list[str]) -> UsageError:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from avbench.types import AvbenchError
 
@@ -31,9 +34,16 @@ def shipped(folder: str) -> Path:
 
 
 def home() -> Path:
-    """Return the folder for clips and features: `$AVBENCH_HOME`, or `~/.cache/avbench`."""
-    configured = os.environ.get("AVBENCH_HOME")
-    return Path(configured).expanduser() if configured else Path.home() / ".cache" / "avbench"
+    """Return the folder for clips and features: `$AVBENCH_HOME`, or `~/.cache/avbench`.
+
+    Raises:
+        AvbenchError: If it starts with the home of a user there is not.
+    """
+    configured = os.environ.get("AVBENCH_HOME") or "~/.cache/avbench"
+    try:
+        return Path(configured).expanduser()
+    except RuntimeError as error:
+        raise AvbenchError(f"no folder {configured}: set AVBENCH_HOME to one") from error
 
 
 @contextmanager
@@ -50,36 +60,110 @@ def writing(target: Path) -> Iterator[None]:
             cause = "the disk or your quota is full: free some space or choose another place"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             cause = "no permission to write there: choose another place"
-        elif error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        elif error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY):
             cause = "something else of that name is in the way: choose another place"
         else:
             raise
-        raise AvbenchError(f"cannot write {error.filename or target}: {cause}") from error
+        # What stands in the way above is worth naming, what was half-written is not.
+        blocker = Path(os.fsdecode(error.filename or target))
+        place = blocker if blocker in target.parents else target
+        raise AvbenchError(f"cannot write {place}: {cause}") from error
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def replacing(target: Path, *, folder: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `target` and put it in place only on success.
 
-    Works for a file or a folder; a reader never sees half of it. An existing folder is replaced.
+    A reader never sees half of a file or folder; what stood there is replaced.
 
     Args:
         target: Where the finished file or folder shall stand.
+        folder: Whether it is a folder; an empty one is yielded then.
 
     Yields:
-        A path that does not exist yet, on the same file system, with the same suffix.
+        A path on the same file system, with the same suffix.
 
     Raises:
-        AvbenchError: If the place cannot be written to or the disk is full.
+        AvbenchError: If the place cannot be written to, the disk is full, or a folder stands where
+            a file shall.
     """
+    if target.is_dir() and not folder:
+        raise AvbenchError(f"cannot write {target}: it is a folder: give the name of a file")
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
         try:
             temporary = scratch / target.name
+            if folder:
+                temporary.mkdir()
             yield temporary
+            previous = scratch / "previous"
             if target.is_dir():
-                os.replace(target, scratch / "previous")
-            os.replace(temporary, target)
+                os.replace(target, previous)
+            try:
+                os.replace(temporary, target)
+            except OSError:
+                if previous.is_dir():
+                    os.replace(previous, target)
+                raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def alone(folder: Path, doing: str) -> Iterator[None]:
+    """Keep other processes off a folder, and clear what killed ones left half-written.
+
+    The lock dies with its process.
+
+    Args:
+        folder: Made if it does not exist.
+        doing: What is done there, for the message.
+
+    Raises:
+        AvbenchError: If another process holds the lock, or the place cannot be written to.
+    """
+    path = folder / ".lock"
+    with writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AvbenchError(f"{folder}: another run is {doing}: wait for it to end") from error
+        for left in folder.glob(".partial-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Write JSON, whole or not at all.
+
+    Raises:
+        AvbenchError: If the place cannot be written to.
+    """
+    with replacing(path) as temporary:
+        text = json.dumps(record, indent=2, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        path: The file.
+        remedy: What to do if it is corrupt, for the message.
+
+    Raises:
+        AvbenchError: If it is missing or corrupt.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise AvbenchError(f"no file {path}: {remedy}") from error
+    except (OSError, ValueError) as error:
+        raise AvbenchError(f"{path}: not readable as JSON: {remedy}") from error
+    if not isinstance(record, dict):
+        raise AvbenchError(f"{path}: not a record of avbench: {remedy}")
+    return record

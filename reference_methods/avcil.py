@@ -7,6 +7,7 @@ Where equation and the authors' code differ, this is the code, which made the pu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle
@@ -46,8 +47,11 @@ class AVCILSettings(GradientSettings):
         super().__post_init__()
         if self.exemplar_batch_size < 1:
             raise ValueError("exemplar_batch_size must be at least 1")
-        if not self.temperature > 0:
+        if not 0 < self.temperature < math.inf:
             raise ValueError("temperature must be positive")
+        for name in ("lambda_instance", "lambda_class", "lambda_vad"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite")
 
 
 class AVCIL(GradientMethod):

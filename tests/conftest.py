@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+# Tests run small things: threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from avbench.manifests.manifest import read_summary
+
 AVBENCH = Path(sys.executable).with_name("avbench")
 
 
@@ -78,7 +80,7 @@ def test_splits(avbench, tmp_path):
     assert avbench("splits", "verify").stdout.count("ok  ") == 4
     avbench("splits", "build", "ave-ci", "--out", "a.parquet")
     shipped = Path(__file__).parents[1] / "splits" / "ave-ci.parquet"
-    assert (tmp_path / "a.parquet").read_bytes() == shipped.read_bytes()
+    assert read_summary(tmp_path / "a.parquet") == read_summary(shipped)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +95,14 @@ def test_splits(avbench, tmp_path):
         (["prepare", "vs100"], "did you mean vs100-ci?"),
         (["prepare", "no.toml"], "no benchmark file no.toml"),
         (["prepare", "toy-ci", "--preset", "filterbanks"], "did you mean filterbank?"),
+        (
+            ["evaluate", "--method", "oracle", "--benchmark", "toy-ci", "--preset", "filterbnk"],
+            "did you mean filterbank?",
+        ),
+        (
+            ["evaluate", "--method", "oracle", "--benchmark", "toy-ci", "--seeds", "0..9999999999"],
+            "at most 1,000",
+        ),
         (["prepare", "toy-ci", "--source", "foldr:x"], "did you mean folder?"),
         (["prepare", "toy-ci", "--source", "folder:/no/such"], "/no/such"),
     ],
@@ -110,6 +120,35 @@ def test_evaluate_without_benchmark_says_what_it_uses_and_how_to_prepare_it(avbe
 
 def test_prepare_without_a_source_says_what_to_pass(avbench):
     assert "--source folder:DIR" in one_line(avbench("prepare", "vs100-ci", expect=1))
+
+
+def test_prepare_says_what_is_missing_even_if_all_is(avbench, tiny, tmp_path):
+    tiny(per_class=5)
+    (tmp_path / "empty").mkdir()
+    result = avbench("prepare", "tiny.toml", "--source", "folder:empty", expect=1)
+    assert "0 of 30 clips are ready" in result.stdout
+    assert "30 failed: not in the folder (c0-000, c0-001, c0-002, ...)" in result.stdout
+    assert "ledger.sqlite" in result.stdout
+    record = json.loads(
+        avbench("prepare", "tiny.toml", "--source", "folder:empty", "--json", expect=1).stdout
+    )
+    assert len(record["failed"]["not in the folder"]) == 30
+
+
+def test_a_disk_that_fills_up_during_a_run_is_one_line(avbench, tiny, with_features, tmp_path):
+    import signal
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
+
+    with_features(tiny())
+    command = ["evaluate", "--method", "finetune", "--benchmark", "tiny.toml", "--seeds", "0"]
+    home = {"AVBENCH_HOME": os.environ["AVBENCH_HOME"]}
+    result = avbench(*command, "--set", "epochs=1", expect=1, env=home, preexec_fn=limit)
+    assert "the disk or your quota is full" in one_line(result)
+    assert not list((tmp_path / "runs" / "tiny" / "finetune").glob("seed-*"))
+    assert not list((tmp_path / "runs" / "tiny" / "finetune").glob(".partial-*"))
 
 
 def test_no_permission_is_one_line(avbench):

@@ -51,6 +51,7 @@ def run_demo(
             seeds=seeds,
             out=out / run_name(method, modality),
             modality=modality,
+            force=True,
             report=report,
         )
         for method, modality in RUNS

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
 import os
 import platform
+import random
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -17,25 +20,25 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from avbench import registry
 from avbench.evaluation import predictions
 from avbench.evaluation.metrics import AccuracyMatrix
 from avbench.evaluation.plots import plot_accuracy, plot_matrix
-from avbench.evaluation.result import Result, read_json, write_json
+from avbench.evaluation.result import Result
 from avbench.features.store import FeatureStore, hash_clips
 from avbench.learning.memory import ExemplarMemory
 from avbench.learning.method import Method, Setup, resolve_settings
 from avbench.learning.stream import ProtocolError, Rows, TaskStream
 from avbench.manifests.benchmark import Benchmark
 from avbench.manifests.manifest import Manifest
-from avbench.resources import replacing, writing
+from avbench.resources import alone, read_json, replacing, write_json, writing
 from avbench.types import SPLITS, AvbenchError, Modality, Report, UsageError, silent
 
 Coverage = dict[str, float]
 
-_RECORDED = ("avbench", "torch", "numpy", "pyarrow", "safetensors")
+_RECORDED = ("avbench", "av", "numpy", "pyarrow", "safetensors", "torch")
 
 
 def evaluate(
@@ -54,9 +57,9 @@ def evaluate(
 ) -> Result:
     """Evaluate a method on a benchmark over seeds.
 
-    Writes a run directory: `config.json`, `environment.json`, `result.json`, `accuracy.png`,
-    `matrix.png`, and per seed `predictions.parquet`, `log.jsonl` and a checkpoint per step. Seeds
-    the directory holds already, from the same configuration, are not run again.
+    Writes a run directory: `config.json`, `result.json`, `accuracy.png`, `matrix.png`, and per seed
+    `predictions.parquet`, `environment.json`, `log.jsonl` and a checkpoint per step. Seeds the
+    directory holds already, from the same configuration, are not run again.
 
     Args:
         benchmark: What to evaluate on; its features must be prepared.
@@ -71,55 +74,68 @@ def evaluate(
         force: Run again what `out` holds, and replace a run of another configuration.
         report: Called as training proceeds.
 
+    Returns:
+        What `result.json` holds.
+
     Raises:
         UsageError: If a name or a setting does not exist.
         AvbenchError: If features are missing, `out` holds another run, or a disk refuses.
         ProtocolError: If the method breaks the protocol.
     """
+    if not seeds or len(set(seeds)) != len(seeds) or not all(0 <= s < 2**31 for s in seeds):
+        raise UsageError("give different seeds, at least one, between 0 and 2147483647")
     method_class: type[Method] = registry.load("methods", method)
     modality = _modality(method_class, method, modality)
     resolved = resolve_settings(method_class, method, benchmark.name, modality, settings or {})
     torch_device = _device(device)
-    store = FeatureStore.of(benchmark, preset or benchmark.spec.preset)
+    preset = preset or benchmark.spec.preset
+    if preset not in registry.registered("encoders"):
+        raise registry.unknown("preset", preset, list(registry.registered("encoders")))
+    store = FeatureStore.of(benchmark, preset)
     coverage = _coverage(benchmark, store, allow_missing)
     config = {
         "benchmark": benchmark.name,
         "fingerprint": benchmark.manifest.fingerprint,
         "method": method,
+        "method_hash": _source_hash(method_class),
         "access": method_class.access,
         "modality": modality,
         "settings": asdict(resolved),
-        "memory": benchmark.spec.memory if method_class.uses_memory else 0,
+        "memory": _memory(benchmark, method, method_class),
         "preset": store.preset_name,
         "preset_hash": store.preset_hash,
+        "features_hash": store.features_hash,
+        "clips_hash": hash_clips(store.clip_ids),
         "device": torch_device.type,
         "version": version("avbench"),
     }
-    _claim(out, config, force=force)
-
-    runs = {}
-    for seed in seeds:
-        folder = out / f"seed-{seed}"
-        if folder.is_dir():
-            report(f"{out.name}, seed {seed} (kept from an earlier run)", 1, 1)
-        else:
-            run = _Run(benchmark, store, method_class, resolved, modality, seed, torch_device)
-            with replacing(folder) as temporary:
-                temporary.mkdir()
-                run.write(temporary, f"{out.name}, seed {seed}", report)
-        runs[seed] = _read_run(folder, benchmark)
-    test_clips = [benchmark.manifest.clip_ids[r] for r in benchmark.manifest.rows("test")]
-    present = [c for c, row in zip(test_clips, store.rows_of(test_clips), strict=True) if row >= 0]
-    result = Result(
-        config=config,
-        coverage=coverage,
-        test_clips_hash=hash_clips(present),
-        matrices={seed: matrix for seed, (matrix, _) in runs.items()},
-        seconds={seed: seconds for seed, (_, seconds) in runs.items()},
-    )
-    write_json(out / "result.json", result.to_json())
-    plot_accuracy([result], out / "accuracy.png")
-    plot_matrix(result, out / "matrix.png")
+    config = json.loads(json.dumps(config))  # as it will be read back
+    if out.exists() and not (out.is_dir() and (_is_run(out) or not any(out.iterdir()))):
+        raise AvbenchError(f"{out} is not a run directory: choose another --out")
+    with alone(out, "using this run directory"), writing(out):
+        _claim(out, config, seeds, force=force)
+        runs = {}
+        for seed in seeds:
+            folder = out / f"seed-{seed}"
+            if folder.is_dir():
+                report(f"{out.name}, seed {seed} (kept from an earlier run)", 1, 1)
+            else:
+                run = _Run(benchmark, store, method_class, resolved, modality, seed, torch_device)
+                with replacing(folder, folder=True) as temporary:
+                    run.write(temporary, f"{out.name}, seed {seed}", report)
+            runs[seed] = _read_run(folder, benchmark, partial=allow_missing)
+        test = [benchmark.manifest.clip_ids[row] for row in benchmark.manifest.rows("test")]
+        here = [clip for clip, row in zip(test, store.rows_of(test), strict=True) if row >= 0]
+        result = Result(
+            config=config,
+            coverage=coverage,
+            test_clips_hash=hash_clips(here),
+            matrices={seed: matrix for seed, (matrix, _) in runs.items()},
+            seconds={seed: seconds for seed, (_, seconds) in runs.items()},
+        )
+        write_json(out / "result.json", result.to_json())
+        plot_accuracy([result], out / "accuracy.png")
+        plot_matrix(result, out / "matrix.png")
     return result
 
 
@@ -138,7 +154,8 @@ class _Run:
     def write(self, folder: Path, title: str, report: Report) -> None:
         """Learn and predict step by step, keeping everything in a folder."""
         manifest = self.benchmark.manifest
-        memory = ExemplarMemory(self.benchmark.spec.memory if self.method_class.uses_memory else 0)
+        capacity = self.benchmark.spec.memory
+        memory = ExemplarMemory(capacity) if self.method_class.uses_memory else None
         stream = TaskStream(
             manifest,
             self.store,
@@ -163,6 +180,10 @@ class _Run:
             setup = Setup(
                 self.store.dim, self.store.frames, self.modality, self.seed, self.device, log
             )
+            # For methods that draw on a global generator; steps are seeded again on their own.
+            torch.manual_seed(self.seed)
+            np.random.seed(self.seed)  # noqa: NPY002
+            random.seed(self.seed)
             method = self.method_class(self.settings, setup)
             for task in stream:
                 method.learn(task)
@@ -170,16 +191,24 @@ class _Run:
                 predicted = _checked(method.predict(clips), len(rows), task.seen_classes)
                 tables.append(_table(manifest, task.step, rows, predicted))
                 state = {k: v.detach().cpu().contiguous() for k, v in method.state().items()}
-                save_file(state, folder / f"step-{task.step + 1}.safetensors")
+                # Written by Python, whose errors say which file and why.
+                (folder / f"step-{task.step + 1}.safetensors").write_bytes(save(state))
         report(title, total, total)
         predictions.write(folder / "predictions.parquet", pa.concat_tables(tables))
         write_json(folder / "timing.json", {"seconds": time.perf_counter() - begun})
+        write_json(folder / "environment.json", _environment())
 
 
-def _read_run(folder: Path, benchmark: Benchmark) -> tuple[AccuracyMatrix, float]:
-    table = predictions.read(folder / "predictions.parquet")
-    timing = read_json(folder / "timing.json")
-    return predictions.matrix(table, benchmark.manifest), float(timing["seconds"])
+def _read_run(folder: Path, benchmark: Benchmark, *, partial: bool) -> tuple[AccuracyMatrix, float]:
+    remedy = f"delete {folder} and run again"
+    timing = read_json(folder / "timing.json", remedy=remedy)
+    try:
+        table = predictions.read(folder / "predictions.parquet")
+        matrix = predictions.matrix(table, benchmark.manifest, partial=partial)
+        seconds = float(timing["seconds"])
+    except (KeyError, TypeError, ValueError, AvbenchError) as error:
+        raise AvbenchError(f"{folder} does not hold a whole run ({error}): {remedy}") from error
+    return matrix, seconds
 
 
 def _table(manifest: Manifest, step: int, rows: Rows, predicted: Rows) -> pa.Table:
@@ -203,6 +232,13 @@ def _checked(predicted: npt.NDArray[np.int64], count: int, seen: int) -> npt.NDA
     return predicted.astype(np.int64)
 
 
+def _source_hash(method_class: type[Method]) -> str:
+    """Return the SHA-256 of the files that define a method: an edited one is another method."""
+    classes = [c for c in inspect.getmro(method_class) if c.__module__ not in ("builtins", "abc")]
+    sources = [Path(inspect.getfile(c)).read_bytes() for c in classes]
+    return hashlib.sha256(b"\n".join(sources)).hexdigest()
+
+
 def _modality(method_class: type[Method], name: str, asked: Modality | None) -> Modality:
     if asked is None:
         return method_class.modalities[0]
@@ -216,6 +252,8 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.type == "meta":
+            raise RuntimeError("it holds no numbers")
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {name!r} cannot be used here: try cpu") from error
     return device
@@ -236,24 +274,50 @@ def _coverage(benchmark: Benchmark, store: FeatureStore, allow_missing: bool) ->
             f"{missing} of {len(present)} clips have no features in {store.folder}:"
             f" {remedy}, or pass --allow-missing"
         )
+    tested = np.bincount(manifest.step_of_row[rows["test"]][present[rows["test"]]])
+    for step in range(benchmark.spec.steps):
+        if step >= len(tested) or tested[step] == 0:
+            raise AvbenchError(f"step {step + 1} of {benchmark.name} has no test clip: add some")
     return coverage
 
 
-def _claim(out: Path, config: dict[str, Any], *, force: bool) -> None:
-    """Make the run directory ours, or keep what an equal configuration left there."""
-    path = out / "config.json"
-    if path.is_file() and not force and read_json(path) != config:
+def _memory(benchmark: Benchmark, name: str, method_class: type[Method]) -> int:
+    """Return the capacity of the exemplar memory; refuse one without a place for every class."""
+    if not method_class.uses_memory:
+        return 0
+    old_classes = sum(benchmark.spec.classes_per_step[:-1])
+    if benchmark.spec.memory < old_classes:
         raise AvbenchError(
-            f"{out} holds a run of another configuration: choose another --out, or pass --force"
+            f"{name} keeps exemplars, but memory = {benchmark.spec.memory} of {benchmark.name} has"
+            f" no place for each of {old_classes} old classes: give it more"
         )
-    if out.exists() and not path.is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise AvbenchError(f"{out} is not a run directory: choose another --out")
+    return benchmark.spec.memory
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("config.json", ".lock"))
+
+
+def _claim(out: Path, config: dict[str, Any], seeds: Sequence[int], *, force: bool) -> None:
+    """Make the run directory ours, keeping the seeds of an equal configuration."""
+    path = out / "config.json"
+    held = sorted(out.glob("seed-*"))
+    if held and not force:
+        known = read_json(path, remedy=f"delete {out} and run again")
+        differ = sorted(key for key in config | known if config.get(key) != known.get(key))
+        if differ:
+            raise AvbenchError(
+                f"{out} holds a run that differs in {', '.join(differ)}:"
+                " choose another --out, or pass --force to replace it"
+            )
     if force:
-        with writing(out):
-            for old in (*out.glob("seed-*"), *out.glob(".partial-*")):
-                shutil.rmtree(old)
+        for old in held:
+            shutil.rmtree(old)
+    if any(not (out / f"seed-{seed}").is_dir() for seed in seeds):
+        # They would speak of other seeds than the folder holds, should this run fail.
+        for name in ("result.json", "accuracy.png", "matrix.png"):
+            (out / name).unlink(missing_ok=True)
     write_json(path, config)
-    write_json(out / "environment.json", _environment())
 
 
 def _environment() -> dict[str, Any]:

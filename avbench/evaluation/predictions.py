@@ -53,8 +53,13 @@ def read(path: Path) -> pa.Table:
         raise AvbenchError(f"{path}: not a readable table of predictions ({reason})") from error
 
 
-def matrix(table: pa.Table, manifest: Manifest) -> AccuracyMatrix:
+def matrix(table: pa.Table, manifest: Manifest, *, partial: bool = False) -> AccuracyMatrix:
     """Count correct predictions per step and task, with labels from the manifest.
+
+    Args:
+        table: Predictions.
+        manifest: Of the benchmark.
+        partial: Whether some test clips may be missing, the same ones at every step.
 
     Raises:
         AvbenchError: If clips are not test clips of the benchmark, appear twice in a step, or a
@@ -81,8 +86,13 @@ def matrix(table: pa.Table, manifest: Manifest) -> AccuracyMatrix:
             f" {seen[bad[0]]} classes have been seen"
         )
     try:
-        return AccuracyMatrix.from_predictions(
+        counts = AccuracyMatrix.from_predictions(
             step, manifest.step_of_row[row], manifest.class_indices[row], prediction
         )
     except ValueError as error:
         raise AvbenchError(f"predictions of {manifest.name}: {error}") from error
+    if not partial and counts.total.sum() != len(rows):
+        raise AvbenchError(
+            f"predictions of {manifest.name} cover {counts.total.sum()} of {len(rows)} test clips"
+        )
+    return counts

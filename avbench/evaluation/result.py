@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from avbench.evaluation.metrics import METRICS, AccuracyMatrix, accuracy_per_step
-from avbench.resources import replacing
+from avbench.resources import read_json
 from avbench.types import AvbenchError
 
 FORMAT = 1
@@ -45,7 +44,7 @@ class Result:
 
     Attributes:
         config: Everything that decides the numbers: benchmark, fingerprint, method, access,
-            modality, settings, preset, memory, selection.
+            modality, settings, preset, memory.
         coverage: Share of the benchmark's clips that had features, per split.
         test_clips_hash: SHA-256 of the ids of the test clips used.
         matrices: Counts of correct predictions, per seed.
@@ -107,53 +106,35 @@ class Result:
         Raises:
             AvbenchError: If the file is missing or is not a result.
         """
-        record = read_json(path)
+        record = read_json(path, remedy="run avbench evaluate again")
         try:
             if record["format"] != FORMAT:
                 raise ValueError(f"format {record['format']}, not {FORMAT}")
+            missing = {"benchmark", "fingerprint", "method", "access", "modality"} - {
+                *record["config"]
+            }
+            if missing or not record["runs"]:
+                raise ValueError(f"{', '.join(sorted(missing)) or 'runs'} missing")
             return cls(
                 config=record["config"],
-                coverage=record["coverage"],
+                coverage={split: float(share) for split, share in record["coverage"].items()},
                 test_clips_hash=record["test_clips_hash"],
                 matrices={
-                    run["seed"]: AccuracyMatrix(np.array(run["correct"]), np.array(run["total"]))
+                    int(run["seed"]): AccuracyMatrix(
+                        np.array(run["correct"], dtype=np.int64),
+                        np.array(run["total"], dtype=np.int64),
+                    )
                     for run in record["runs"]
                 },
-                seconds={run["seed"]: run["seconds"] for run in record["runs"]},
+                seconds={int(run["seed"]): float(run["seconds"]) for run in record["runs"]},
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise AvbenchError(f"{path}: not a result of avbench ({error})") from error
 
 
 def run_name(method: str, modality: str) -> str:
     """Return the name of a method with its modality, where that is not audio-visual."""
     return method if modality == "audio-visual" else f"{method}-{modality}"
-
-
-def write_json(path: Path, record: Any) -> None:
-    """Write JSON, whole or not at all.
-
-    Raises:
-        AvbenchError: If the place cannot be written to.
-    """
-    with replacing(path) as temporary:
-        text = json.dumps(record, indent=2, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object that avbench wrote.
-
-    Raises:
-        AvbenchError: If it is missing or corrupt.
-    """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AvbenchError(f"{path}: not readable as JSON: delete its folder, run again") from error
-    if not isinstance(record, dict):
-        raise AvbenchError(f"{path}: not a record of avbench: delete its folder, run again")
-    return record
 
 
 def _number(value: float) -> float | None:

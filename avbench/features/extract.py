@@ -11,6 +11,7 @@ from joblib import Parallel, delayed
 from avbench.features.encoder import Encoder, Floats
 from avbench.features.store import FeatureStore, Rows, create, hash_preset, store_folder
 from avbench.manifests.benchmark import Benchmark
+from avbench.resources import alone
 from avbench.types import AvbenchError, Report
 
 
@@ -32,6 +33,18 @@ def extract(
     """
     paths = _clips(benchmark)
     folder = store_folder(benchmark, encoder.name)
+    with alone(folder.parent, f"extracting features of {benchmark.name}"):
+        return _extract(benchmark, encoder, folder, paths, workers, report)
+
+
+def _extract(
+    benchmark: Benchmark,
+    encoder: Encoder,
+    folder: Path,
+    paths: dict[str, Path],
+    workers: int,
+    report: Report,
+) -> FeatureStore:
     fingerprint = benchmark.manifest.fingerprint
     previous = _previous(folder, encoder)
     rows = _rows_to_keep(previous, paths)

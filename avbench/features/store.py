@@ -38,6 +38,7 @@ _KEYS = {
     "cells": int,
     "clips": int,
     "clips_hash": str,
+    "features_hash": str,
 }
 
 Half = npt.NDArray[np.float16]
@@ -56,6 +57,7 @@ class FeatureStore:
         frames: Temporal positions of the visual tokens.
         cells: Spatial positions of each; token `frame * cells + cell` is one cell of one frame.
         clip_ids: The clip of every row.
+        features_hash: SHA-256 over the bytes of all features, in hexadecimal.
     """
 
     folder: Path
@@ -65,6 +67,7 @@ class FeatureStore:
     frames: int
     cells: int
     clip_ids: tuple[str, ...]
+    features_hash: str
     _audio: Half
     _visual: Half
 
@@ -94,6 +97,7 @@ class FeatureStore:
             frames=info["frames"],
             cells=info["cells"],
             clip_ids=clip_ids,
+            features_hash=info["features_hash"],
             _audio=_map(folder / "audio.npy", (clips, dim)),
             _visual=_map(folder / "visual.npy", (clips, tokens, dim)),
         )
@@ -105,7 +109,8 @@ class FeatureStore:
         Raises:
             AvbenchError: As `open`; the message says how to make them.
         """
-        remedy = f"run avbench prepare {benchmark.argument}"
+        option = "" if preset == benchmark.spec.preset else f" --preset {preset}"
+        remedy = f"run avbench prepare {benchmark.argument}{option}"
         return cls.open(store_folder(benchmark, preset), remedy=remedy)
 
     @cached_property
@@ -191,8 +196,7 @@ def create(
         "clips": len(clip_ids),
         "clips_hash": hash_clips(clip_ids),
     }
-    with replacing(folder) as temporary:
-        temporary.mkdir()
+    with replacing(folder, folder=True) as temporary:
         with (
             (temporary / "audio.npy").open("wb") as audio,
             (temporary / "visual.npy").open("wb") as visual,
@@ -200,6 +204,7 @@ def create(
             writer = StoreWriter(clip_ids, (dim,), (frames * cells, dim), audio, visual)
             yield writer
             writer.check_complete(folder)
+            info["features_hash"] = writer.features_hash
         rows = pa.array(range(len(clip_ids)), pa.int64())
         index = pa.table({"clip_id": pa.array(clip_ids, pa.string()), "row": rows})
         pq.write_table(index, temporary / "index.parquet", compression="zstd")
@@ -219,6 +224,7 @@ class StoreWriter:
     ) -> None:
         self._clip_ids = clip_ids
         self._written = np.zeros(len(clip_ids), dtype=bool)
+        self._digests = np.zeros((len(clip_ids), 32), dtype=np.uint8)
         self._audio = _Rows(audio, len(clip_ids), audio_shape)
         self._visual = _Rows(visual, len(clip_ids), visual_shape)
 
@@ -234,9 +240,16 @@ class StoreWriter:
             AvbenchError: If a shape is wrong or a value is not finite in half precision.
         """
         name = self._clip_ids[row]
-        self._audio.write(row, audio, f"audio features of clip {name}")
-        self._visual.write(row, visual, f"visual features of clip {name}")
+        digest = hashlib.sha256()
+        digest.update(self._audio.write(row, audio, f"audio features of clip {name}"))
+        digest.update(self._visual.write(row, visual, f"visual features of clip {name}"))
+        self._digests[row] = np.frombuffer(digest.digest(), dtype=np.uint8)
         self._written[row] = True
+
+    @property
+    def features_hash(self) -> str:
+        """SHA-256 over the digests of all rows, whatever order they were written in."""
+        return hashlib.sha256(self._digests.tobytes()).hexdigest()
 
     def check_complete(self, folder: Path) -> None:
         """Raise if a clip is missing."""
@@ -256,7 +269,7 @@ class _Rows:
         self._size = int(np.prod(shape)) * _DTYPE.itemsize
         file.truncate(self._start + count * self._size)
 
-    def write(self, row: int, values: npt.NDArray[Any], what: str) -> None:
+    def write(self, row: int, values: npt.NDArray[Any], what: str) -> bytes:
         if values.shape != self._shape:
             raise AvbenchError(
                 f"{what}: shape {values.shape}, not {self._shape}: correct the encoder"
@@ -268,7 +281,9 @@ class _Rows:
                 f"{what}: not finite in half precision: check the clip or the encoder"
             )
         self._file.seek(self._start + row * self._size)
-        self._file.write(half.tobytes())
+        content = half.tobytes()
+        self._file.write(content)
+        return content
 
 
 def _broken(path: Path, cause: str) -> AvbenchError:

@@ -8,11 +8,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from avbench import registry
 from avbench.evaluation import predictions
-from avbench.evaluation.result import Result, read_json, write_json
+from avbench.evaluation.result import Result
 from avbench.leaderboard.entry import Entry
+from avbench.learning.method import Method
 from avbench.manifests.benchmark import Benchmark
-from avbench.resources import replacing
+from avbench.manifests.spec import shipped_names
+from avbench.resources import alone, read_json, replacing, write_json
 from avbench.types import AvbenchError
 
 _FORMAT = 1
@@ -39,7 +42,7 @@ class Board:
         """
         if not path.is_file():
             raise AvbenchError(f"no leaderboard {path}: check the benchmark and the folder")
-        record = read_json(path)
+        record = read_json(path, remedy="restore it from version control")
         try:
             if record["format"] != _FORMAT:
                 raise ValueError(f"format {record['format']}, not {_FORMAT}")
@@ -81,29 +84,45 @@ def submit(run: Path, boards: Path, *, name: str) -> Entry:
         AvbenchError: If the run is incomplete, partial or of another manifest, its numbers do not
             follow from its predictions, or the board has such an entry.
     """
+    if not (run / "result.json").is_file():
+        raise AvbenchError(f"{run} is not a finished run: check the path, or run avbench evaluate")
     result = Result.read(run / "result.json")
-    benchmark = Benchmark.load(str(result.config["benchmark"]))
-    if result.config["fingerprint"] != benchmark.manifest.fingerprint:
+    config = result.config
+    if config != read_json(run / "config.json", remedy="run avbench evaluate again"):
+        raise AvbenchError(f"{run}: result.json and config.json differ: run avbench evaluate again")
+    method: type[Method] = registry.load("methods", str(config["method"]))
+    if config["access"] != method.access or config["modality"] not in method.modalities:
+        raise AvbenchError(f"{run}: {config['method']} does not have such access or modality")
+    if config["benchmark"] not in shipped_names():
+        raise AvbenchError(f"{run}: there is no leaderboard for {config['benchmark']}")
+    benchmark = Benchmark.load(config["benchmark"])
+    if config["fingerprint"] != benchmark.manifest.fingerprint:
         raise AvbenchError(f"{run}: made with another version of the manifest: run it again")
-    if min(result.coverage.values()) < 1:
-        raise AvbenchError(f"{run}: ran on part of the clips: prepare the rest and run it again")
+    if {f"seed-{seed}" for seed in result.seeds} != {path.name for path in run.glob("seed-*")}:
+        raise AvbenchError(f"{run}: holds other seeds than its result: run evaluate on all of them")
     tables, matrices = [], []
     for seed, claimed in result.matrices.items():
-        table = predictions.read(run / f"seed-{seed}" / "predictions.parquet")
-        matrix = predictions.matrix(table, benchmark.manifest)
+        evidence = run / f"seed-{seed}" / "predictions.parquet"
+        table = predictions.read(evidence)
+        try:
+            matrix = predictions.matrix(table, benchmark.manifest)
+        except AvbenchError as error:
+            raise AvbenchError(f"{evidence}: {error}") from error
         if (matrix.correct != claimed.correct).any() or (matrix.total != claimed.total).any():
             raise AvbenchError(f"{run}: seed {seed} of result.json is not what it predicted")
         matrices.append(matrix)
         seeds = pa.array([seed] * len(table), pa.int32())
         tables.append(table.append_column("seed", seeds))
     path = boards / f"{benchmark.name}.json"
-    entry = Entry.verified_by(name, result.config, matrices)
-    board = Board.read(path).with_entry(entry)
-    with replacing(boards / "predictions" / benchmark.name / f"{name}.parquet") as temporary:
-        # The label follows from the manifest.
-        evidence = pa.concat_tables(tables).drop_columns(["label"])
-        pq.write_table(evidence, temporary, compression="zstd")
-    board.write(path)
+    Board.read(path)
+    entry = Entry.verified_by(name, config, matrices)
+    with alone(boards, "changing these leaderboards"):
+        board = Board.read(path).with_entry(entry)
+        with replacing(boards / "predictions" / benchmark.name / f"{name}.parquet") as temporary:
+            # The label follows from the manifest.
+            kept = pa.concat_tables(tables).drop_columns(["label"])
+            pq.write_table(kept, temporary, compression="zstd")
+        board.write(path)
     return entry
 
 

@@ -21,9 +21,10 @@ class Entry:
         name: Unique on its board; also names the file of its predictions.
         method: How people call the method.
         modality: What it looked at.
-        access: "incremental" or "joint"; joint entries are bounds and are not ranked.
+        access: "incremental" or "joint"; a joint entry is a bound, not a competitor.
         source: Where the numbers come from.
-        verified: Whether they were computed from predictions kept beside the board.
+        verified: Whether accuracy and forgetting were computed from predictions kept beside the
+            board.
         mean_accuracy: Eq. 15, in percent, mean over seeds.
         average_forgetting: Eq. 16, in percent; None where it is not known.
         mean_accuracy_std: Unbiased deviation over seeds; None for one seed or where not known.

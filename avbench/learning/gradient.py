@@ -19,7 +19,7 @@ from torch import Tensor
 
 from avbench.learning.method import Setup
 from avbench.learning.network import AudioVisualNet
-from avbench.learning.stream import Batch, Clips, LabelledClips, Task
+from avbench.learning.stream import Batch, Clips, Task
 from avbench.types import AvbenchError, Modality
 
 # Only bounds memory; results do not depend on it.
@@ -46,9 +46,9 @@ class GradientSettings:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
-        if not self.learning_rate > 0:
+        if not 0 < self.learning_rate < math.inf:
             raise ValueError("learning_rate must be positive")
-        if not self.weight_decay >= 0:
+        if not 0 <= self.weight_decay < math.inf:
             raise ValueError("weight_decay must not be negative")
 
 
@@ -81,7 +81,12 @@ class GradientMethod(ABC):
 
     @abstractmethod
     def loss(self, batch: Batch, task: Task) -> Tensor:
-        """Return the loss of a batch, a scalar."""
+        """Return the loss of a batch, a scalar.
+
+        Args:
+            batch: B clips.
+            task: The step they are from.
+        """
 
     def start(self, task: Task) -> None:
         """Make the step's network and teacher."""
@@ -128,23 +133,24 @@ class GradientMethod(ABC):
                     f"the loss is {loss} at step {task.step + 1}, epoch {epoch + 1}:"
                     " try a smaller learning_rate"
                 )
-            accuracy = self._accuracy(task.val)
+            accuracy = task.val.accuracy(self.predict) if len(task.val) else None
             self.setup.log(
                 {"step": task.step, "epoch": epoch, "loss": loss, "val_accuracy": accuracy}
             )
-            if accuracy > best_accuracy:
+            if accuracy is not None and accuracy > best_accuracy:
                 best_accuracy, best = accuracy, copy.deepcopy(self.network.state_dict())
         if best is not None:
             self.network.load_state_dict(best)
         self.finish(task)
 
     def predict(self, clips: Clips) -> npt.NDArray[np.int64]:
-        """Return the class of highest score for every clip."""
+        """Return the class of highest score for every clip, (clips,)."""
         return self.scores(clips).argmax(dim=1).cpu().numpy()
 
     @torch.no_grad()
     def scores(self, clips: Clips) -> Tensor:
         """Return the network's scores, (clips, C)."""
+        self.network.eval()
         parts = [
             self.network(*clips.features(positions)).logits
             for positions in np.split(
@@ -159,6 +165,7 @@ class GradientMethod(ABC):
 
     def _train_epoch(self, task: Task, optimizer: torch.optim.Optimizer) -> float:
         losses = []
+        self.network.train()
         for batch in self.batches(task):
             loss = self.loss(batch, task)
             optimizer.zero_grad()
@@ -167,18 +174,13 @@ class GradientMethod(ABC):
             losses.append(loss.detach())
         return float(torch.stack(losses).mean())
 
-    def _accuracy(self, clips: LabelledClips) -> float:
-        if len(clips) == 0:
-            return 0.0
-        return float((self.predict(clips) == clips.labels).mean())
-
 
 def shuffled(count: int, batch_size: int) -> list[npt.NDArray[np.int64]]:
     """Return positions 0..count-1 in random order, in batches; an incomplete last one is dropped.
 
     The batch is never larger than the set, so a small set still makes one.
     """
-    size = min(batch_size, count)
+    size = max(1, min(batch_size, count))
     order = torch.randperm(count).numpy()
     return [order[start : start + size] for start in range(0, count - size + 1, size)]
 

@@ -23,16 +23,16 @@ class ExemplarMemory:
         self.capacity = capacity
         self._kept: dict[int, list[int]] = {}
 
-    def make_room(self, new_classes: int) -> int:
+    def make_room(self, seen_classes: int) -> int:
         """Shrink the lists of old classes so that new ones fit.
 
         Args:
-            new_classes: How many classes will be added.
+            seen_classes: How many classes there will be, old and new.
 
         Returns:
             The number of places of each class, old or new.
         """
-        places = self.capacity // (len(self._kept) + new_classes)
+        places = self.capacity // seen_classes
         for kept in self._kept.values():
             del kept[places:]
         return places
@@ -48,6 +48,10 @@ class ExemplarMemory:
         if len(self) + len(clips) > self.capacity:
             raise ValueError(f"class {index}: {len(clips)} more clips exceed {self.capacity}")
         self._kept[index] = list(clips)
+
+    def holds(self, index: int) -> bool:
+        """Return whether clips of a class were kept."""
+        return index in self._kept
 
     @property
     def clips(self) -> list[int]:

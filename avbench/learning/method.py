@@ -19,6 +19,8 @@ from avbench.types import AvbenchError, Modality, UsageError
 
 Log = Callable[[dict[str, Any]], None]
 
+_SETTABLE = (bool, int, float, str)
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -68,7 +70,7 @@ class Method(Protocol):
         ...
 
     def predict(self, clips: Clips) -> npt.NDArray[np.int64]:
-        """Return a class index for every clip, among the classes seen so far."""
+        """Return a class index for every clip, among the classes seen so far, (clips,)."""
         ...
 
     def state(self) -> dict[str, Tensor]:
@@ -105,6 +107,8 @@ def resolve_settings(
     for key, text in given.items():
         if key not in types:
             raise unknown("setting", key, list(types))
+        if types[key] not in _SETTABLE:
+            raise UsageError(f"--set {key}: a {types[key].__name__} can only be set in a recipe")
         try:
             values[key] = _parse(text, types[key])
         except ValueError as error:
@@ -112,15 +116,19 @@ def resolve_settings(
             raise UsageError(f"--set {key}={text}: {key} takes a value of type {kind}") from error
     try:
         return method.Settings(**values)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise UsageError(f"settings of {name}: {error}") from error
 
 
 def _recipe(path: Path, name: str, benchmark: str, modality: Modality) -> dict[str, Any]:
-    recipes = tomllib.loads(path.read_text(encoding="utf-8"))
-    recipe = recipes.get(benchmark, {}).get(name, recipes.get("default", {}).get(name, {}))
-    values = {k: v[modality] if isinstance(v, dict) else v for k, v in recipe.items()}
-    return dict(values)
+    try:
+        recipes = tomllib.loads(path.read_text(encoding="utf-8"))
+        recipe = recipes.get(benchmark, {}).get(name) or recipes.get("default", {}).get(name, {})
+        return {k: v[modality] if isinstance(v, dict) else v for k, v in recipe.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise AvbenchError(f"{path}: not a readable table of recipes: {error}") from error
+    except KeyError as error:
+        raise AvbenchError(f"{path}: [{benchmark}.{name}] lacks a value for {modality}") from error
 
 
 def _parse(text: str, kind: type) -> Any:

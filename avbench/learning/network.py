@@ -61,11 +61,6 @@ class AudioVisualNet(nn.Module):
             self.attn_visual_proj = nn.Linear(dim, dim)
         self.classifier = nn.Linear(dim, classes)
 
-    @property
-    def classes(self) -> int:
-        """Number of classes the classifier tells apart."""
-        return self.classifier.out_features
-
     def forward(self, audio: Tensor | None, visual: Tensor | None) -> Output:
         """Classify a batch.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -88,7 +88,7 @@ class Clips:
         """
         if not self._open:
             raise ProtocolError(
-                "a method read clips of an earlier step: keep exemplars in task.memory instead"
+                "a method read clips of an earlier step: keep exemplars with task.remember"
             )
         rows = self.rows[positions]
         audio = self._tensor(self._store.audio(rows)) if self._modality != "visual" else None
@@ -121,9 +121,14 @@ class LabelledClips(Clips):
     ) -> None:
         super().__init__(store, rows, modality, device)
         self.labels = labels
+        # Changed in place they would no longer say which class a clip is of.
+        self.labels.setflags(write=False)
 
     def batch(self, positions: Rows) -> Batch:
         """Read one batch of the current step.
+
+        Args:
+            positions: Which clips, from 0, (B,).
 
         Raises:
             ProtocolError: If the step these clips belong to is over.
@@ -131,6 +136,28 @@ class LabelledClips(Clips):
         audio, visual = self.features(positions)
         labels = torch.from_numpy(self.labels[positions]).to(self._device)
         return Batch(audio, visual, labels, current=len(positions))
+
+
+class Validation:
+    """Validation clips: good for choosing between states of a model, not for training.
+
+    Args:
+        clips: The clips.
+        labels: Class index of each.
+    """
+
+    def __init__(self, clips: Clips, labels: Rows) -> None:
+        self._clips = clips
+        self._labels = labels
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def accuracy(self, predict: Callable[[Clips], Rows]) -> float:
+        """Return the share of clips that `predict` gets right; NaN without clips."""
+        if len(self) == 0:
+            return float("nan")
+        return float((predict(self._clips) == self._labels).mean())
 
 
 @dataclass(frozen=True)
@@ -142,16 +169,16 @@ class Task:
         classes_per_step: Number of classes of every step so far, this one included.
         train: D_t, the labelled clips of the new classes (of all seen classes, if the method
             declared joint access).
-        val: Validation clips of all classes seen so far.
+        val: Validation clips of all classes seen so far, to measure accuracy on.
         exemplars: What the memory held when the step began, as labelled clips.
     """
 
     step: int
     classes_per_step: tuple[int, ...]
     train: LabelledClips
-    val: LabelledClips
+    val: Validation
     exemplars: LabelledClips
-    _memory: ExemplarMemory
+    _memory: ExemplarMemory | None
 
     @property
     def seen_classes(self) -> int:
@@ -170,11 +197,15 @@ class Task:
             select: Given positions in `train` of one class and the number of places, chooses.
 
         Raises:
-            ProtocolError: If more is chosen than there are places, or foreign clips are.
-            ValueError: If called twice in a step.
+            ProtocolError: If the method did not declare `uses_memory`, calls it twice in a step,
+                chooses more clips than there are places, or foreign ones.
         """
+        if self._memory is None:
+            raise ProtocolError("a method kept exemplars: let it declare uses_memory = True")
+        if self._memory.holds(self.old_classes):
+            raise ProtocolError(f"step {self.step + 1}: exemplars may be kept once a step")
         new = range(self.old_classes, self.seen_classes)
-        places = self._memory.make_room(len(new))
+        places = self._memory.make_room(self.seen_classes)
         for index in new:
             positions = np.flatnonzero(self.train.labels == index).tolist()
             chosen = list(select(positions, places))
@@ -193,7 +224,7 @@ class TaskStream:
         store: Features of all or some of them; clips without features are left out.
         modality: Which features may be read.
         joint: Whether D_t shall hold the clips of all seen classes (the oracle).
-        memory: Where exemplars are kept.
+        memory: Where exemplars are kept; None if the method may keep none.
         device: Where batches go.
     """
 
@@ -204,7 +235,7 @@ class TaskStream:
         *,
         modality: Modality,
         joint: bool,
-        memory: ExemplarMemory,
+        memory: ExemplarMemory | None,
         device: torch.device,
     ) -> None:
         self._manifest = manifest
@@ -221,12 +252,13 @@ class TaskStream:
     def __iter__(self) -> Iterator[Task]:
         """Yield the steps in order; the train clips of a step are closed when the next begins."""
         for step in range(len(self._manifest.classes_per_step)):
+            kept = self._memory.clips if self._memory else []
             task = Task(
                 step=step,
                 classes_per_step=self._manifest.classes_per_step[: step + 1],
                 train=self._labelled(self._rows("train", step, only=not self._joint)),
-                val=self._labelled(self._rows("val", step)),
-                exemplars=self._labelled(np.asarray(self._memory.clips, dtype=np.int64)),
+                val=Validation(*self._val(step)),
+                exemplars=self._labelled(np.asarray(kept, dtype=np.int64)),
                 _memory=self._memory,
             )
             if len(task.train) == 0:
@@ -239,10 +271,18 @@ class TaskStream:
         """Return the test clips of all classes seen up to a step.
 
         Returns:
-            The clips, without labels, and their rows in the manifest.
+            The clips, without labels and in an order that says nothing of them, and their rows in
+            the manifest.
         """
-        rows = self._select("test", step)
-        return Clips(self._store, self._store_row[rows], self._modality, self._device), rows
+        rows = _scattered(self._select("test", step))
+        return self._unlabelled(rows), rows
+
+    def _val(self, step: int) -> tuple[Clips, Rows]:
+        rows = _scattered(self._select("val", step))
+        return self._unlabelled(rows), self._manifest.class_indices[rows]
+
+    def _unlabelled(self, rows: Rows) -> Clips:
+        return Clips(self._store, self._store_row[rows], self._modality, self._device)
 
     def _labelled(self, store_rows: Rows) -> LabelledClips:
         labels = self._class_of_store_row[store_rows]
@@ -257,6 +297,11 @@ class TaskStream:
         steps = self._manifest.step_of_row[rows]
         wanted = (steps == step) if only else (steps <= step)
         return rows[wanted & (self._store_row[rows] >= 0)]
+
+
+def _scattered(rows: Rows) -> Rows:
+    """Return rows in an order that is always the same and independent of class."""
+    return np.random.Generator(np.random.PCG64(len(rows))).permutation(rows)
 
 
 def _cat(first: Tensor | None, second: Tensor | None) -> Tensor | None:

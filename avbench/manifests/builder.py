@@ -8,20 +8,20 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from avbench.manifests.manifest import Manifest
+from avbench.manifests.manifest import Manifest, clip_id_of
 from avbench.manifests.spec import BenchmarkSpec
 from avbench.resources import shipped
 from avbench.types import AvbenchError
 
-_REQUIRED = ("clip_id", "label", "split")
+_REQUIRED = ("label", "split")
 _RENAMED = {"orig_split": "source_split"}
 
 
 def build(spec: BenchmarkSpec, *, seed: int = 0) -> Manifest:
     """Build the manifest of a benchmark from its table of annotations.
 
-    The table (Parquet or CSV) needs `clip_id` (or `path`, whose file name is then the id), `label`
-    and `split`. It may have `class_index` (the class order), `youtube_id`, `start_s`, `end_s` and
+    The table (Parquet or CSV) needs `clip_id` (or `path`, a file, which gives the id), `label` and
+    `split`. It may have `class_index` (the class order), `youtube_id`, `start_s`, `end_s` and
     `source_split`. Without `class_index` the order comes from hashing (seed, label).
 
     Args:
@@ -32,16 +32,22 @@ def build(spec: BenchmarkSpec, *, seed: int = 0) -> Manifest:
         AvbenchError: If the table is unreadable, or does not fit the benchmark.
     """
     path = annotations_path(spec)
-    frame = _read(path).rename(columns=_RENAMED)
-    if "clip_id" not in frame and "path" in frame:
-        frame["clip_id"] = [Path(str(p)).stem for p in frame["path"]]
-    for column in _REQUIRED:
+    frame = _read(path)
+    if "source_split" not in frame:
+        frame = frame.rename(columns=_RENAMED)
+    required = ("path" if "path" in frame and "clip_id" not in frame else "clip_id", *_REQUIRED)
+    for column in required:
         if column not in frame:
-            raise AvbenchError(f"{path}: column {column} is missing; it has {list(frame)}")
+            raise AvbenchError(
+                f"{path}: column {column} is missing: it has {', '.join(map(str, frame))};"
+                " a CSV needs commas between columns"
+            )
         empty = frame.index[frame[column].isna()]
         if len(empty):
             raise AvbenchError(f"{path}: row {empty[0] + 1}, {column}: must not be empty")
     frame["label"] = frame["label"].astype(str)
+    if "clip_id" not in frame:
+        frame["clip_id"] = frame["path"].astype(str).map(clip_id_of)
 
     seeded = "class_index" not in frame
     if seeded:
@@ -50,8 +56,20 @@ def build(spec: BenchmarkSpec, *, seed: int = 0) -> Manifest:
     classes = frame["label"].nunique()
     if classes != spec.classes:
         raise AvbenchError(f"{path}: it has {classes} classes, but {spec.path} says {spec.classes}")
+    index = pd.to_numeric(frame["class_index"], errors="coerce")
+    wrong = frame.index[~(index % 1 == 0)]
+    if len(wrong):
+        value = frame["class_index"][wrong[0]]
+        raise AvbenchError(f"{path}: row {wrong[0] + 1}, class_index {value!r}: give whole numbers")
+    wrong = frame.index[~index.between(0, classes - 1)]
+    if len(wrong):
+        value = frame["class_index"][wrong[0]]
+        raise AvbenchError(
+            f"{path}: row {wrong[0] + 1}, class_index {value!r}: must be 0 to {classes - 1}"
+        )
+    frame["class_index"] = index.astype(int)
     step_of = [step for step, k in enumerate(spec.classes_per_step) for _ in range(k)]
-    frame["step"] = [step_of[i] if 0 <= i < classes else 0 for i in frame["class_index"]]
+    frame["step"] = [step_of[i] for i in frame["class_index"]]
     for column in ("youtube_id", "start_s", "end_s", "source_split"):
         if column not in frame:
             frame[column] = None
@@ -66,10 +84,17 @@ def annotations_path(spec: BenchmarkSpec) -> Path:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    text = {"clip_id": str, "youtube_id": str, "label": str, "split": str}
+    text = dict.fromkeys(("clip_id", "path", "youtube_id", "label", "split", "source_split"), str)
     try:
-        if path.suffix == ".csv":
-            return pd.read_csv(path, dtype=text, keep_default_na=True)
+        if path.suffix.lower() == ".csv":
+            return pd.read_csv(
+                path,
+                dtype=text,
+                index_col=False,
+                keep_default_na=False,
+                na_values=[""],
+                skipinitialspace=True,
+            )
         return pd.read_parquet(path)
     except FileNotFoundError as error:
         raise AvbenchError(f"no table of clips {path}: check `annotations`") from error

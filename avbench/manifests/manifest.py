@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -222,6 +222,15 @@ class Manifest:
         return np.flatnonzero(np.asarray(pc.equal(self.table["split"], split)))
 
 
+def clip_id_of(path: str) -> str:
+    """Return the clip id of a file: its path without suffix, odd characters made `_`.
+
+    Args:
+        path: Relative, with `/` between folders.
+    """
+    return re.sub(r"[^A-Za-z0-9._-]", "_", str(PurePosixPath(path).with_suffix(""))).lstrip(".")
+
+
 def read_summary(path: Path) -> dict[str, Any]:
     """Read what a manifest file says about itself, without reading its rows.
 
@@ -263,6 +272,9 @@ def _check(name: str, table: pa.Table) -> None:
     fail([first.setdefault(i, n) != n for n, i in enumerate(ids)], "clip_id", "appears twice")
     fail(pc.invert(pc.is_in(table["split"], pa.array(SPLITS))), "split", "train, val or test")
     fail(pc.equal(table["label"], ""), "label", "must not be empty")
+    for column in ("start_s", "end_s"):
+        finite = pc.fill_null(pc.is_finite(table[column]), True)
+        fail(pc.invert(finite), column, "must be a number of seconds")
     fail(pc.fill_null(pc.less(table["start_s"], 0), False), "start_s", "must not be negative")
     ends = pc.less_equal(table["end_s"], table["start_s"])
     fail(pc.fill_null(ends, False), "end_s", "must be after start_s")

@@ -20,6 +20,13 @@ _FORMS: dict[str, tuple[type, ...]] = {
     "tuple[str, ...]": (list,),
     "tuple[int, ...]": (list, int),
 }
+_WORDS = {
+    "str": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "tuple[str, ...]": "a list of texts",
+    "tuple[int, ...]": "a whole number or a list of them",
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,8 @@ class BenchmarkSpec:
         memory: Capacity of the exemplar memory, in clips.
         clip_seconds: Length of a clip.
         preset: The encoder preset its features come from unless another is asked for.
-        sources: Where clips come from unless asked otherwise, `NAME` or `NAME:ARGUMENT`.
+        sources: Where clips come from unless asked otherwise, `NAME` or `NAME:ARGUMENT`; the first
+            is used.
         annotations: Table of clips the manifest is built from, beside the TOML or in
             `splits/annotations/`.
         licence: Licence of the annotations, and where the clips' own applies.
@@ -98,9 +106,10 @@ def load_spec(name: str) -> BenchmarkSpec:
         UsageError: If there is no such benchmark.
         AvbenchError: If the TOML is unreadable, or a key is missing, unknown or of the wrong type.
     """
-    path = Path(name) if name.endswith(".toml") else _SPECS / f"{name}.toml"
+    own = name.lower().endswith(".toml")
+    path = Path(name) if own else _SPECS / f"{name}.toml"
     if not path.is_file():
-        if name.endswith(".toml"):
+        if own:
             raise UsageError(f"no benchmark file {name}: check the path")
         raise unknown("benchmark", name, shipped_names())
     try:
@@ -121,8 +130,10 @@ def _checked(given: dict[str, Any], path: Path) -> BenchmarkSpec:
             raise AvbenchError(f"{path}: {key} is missing: add it")
         value = values[key]
         if isinstance(value, bool) or not isinstance(value, _FORMS[form]):
-            raise AvbenchError(f"{path}: {key} must be {form}, not {value!r}")
+            raise AvbenchError(f"{path}: {key} must be {_WORDS[form]}, not {value!r}")
     values["title"] = values["title"] or values["name"]
+    if not all(isinstance(source, str) for source in values["sources"]):
+        raise AvbenchError(f"{path}: sources must be a list of texts, such as ['folder:videos']")
     values["sources"] = tuple(values["sources"])
     values["classes_per_step"] = _steps(values["classes"], values["classes_per_step"], path)
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", values["name"]):
@@ -131,14 +142,14 @@ def _checked(given: dict[str, Any], path: Path) -> BenchmarkSpec:
         raise AvbenchError(
             f"{path}: {values['name']} is a benchmark of avbench: choose another name"
         )
-    if values["clip_seconds"] <= 0 or values["memory"] < 0:
-        raise AvbenchError(f"{path}: clip_seconds must be positive and memory not negative")
+    if not 0.1 <= values["clip_seconds"] <= 3600 or values["memory"] < 0:
+        raise AvbenchError(f"{path}: clip_seconds must be 0.1 to 3600, memory not negative")
     return BenchmarkSpec(**values, path=path.resolve())
 
 
 def _steps(classes: int, given: int | list[int], path: Path) -> tuple[int, ...]:
     if isinstance(given, int):
         given = [given] * (classes // given) if given > 0 else []
-    if not given or any(not isinstance(k, int) or k < 1 for k in given) or sum(given) != classes:
+    if not given or any(type(k) is not int or k < 1 for k in given) or sum(given) != classes:
         raise AvbenchError(f"{path}: classes_per_step must add up to classes = {classes}")
     return tuple(given)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
@@ -26,6 +25,7 @@ class Outcome:
         clip_id: The clip.
         status: Whether the clip is there.
         source: Where it was asked for, `NAME` or `NAME:ARGUMENT`.
+        request: What was asked for: video, start, end and length.
         seconds: Time spent on the last attempt.
         reason: Why it failed, in words common to all such clips; `SHORT`, or nothing, if it is ok.
         detail: The particulars of this clip.
@@ -38,6 +38,7 @@ class Outcome:
     clip_id: str
     status: Literal["ok", "failed"]
     source: str
+    request: str
     seconds: float
     reason: str = ""
     detail: str = ""
@@ -49,7 +50,8 @@ class Outcome:
 
 _COLUMNS = [field.name for field in fields(Outcome)]
 _CREATE = """CREATE TABLE IF NOT EXISTS clips (
-    clip_id TEXT PRIMARY KEY, status TEXT NOT NULL, source TEXT NOT NULL, seconds REAL NOT NULL,
+    clip_id TEXT PRIMARY KEY, status TEXT NOT NULL, source TEXT NOT NULL,
+    request TEXT NOT NULL, seconds REAL NOT NULL,
     reason TEXT NOT NULL, detail TEXT NOT NULL, permanent INTEGER NOT NULL,
     attempts INTEGER NOT NULL, bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, updated TEXT NOT NULL
 )"""
@@ -98,25 +100,14 @@ class Ledger:
         with self._using(), self._database:
             self._database.execute(_RECORD, (*astuple(outcome), now))
 
-    def get(self, clip_id: str) -> Outcome | None:
-        """Return what became of a clip, or None if it was never tried."""
-        return next(self._select("WHERE clip_id = ?", clip_id), None)
-
     def all(self) -> dict[str, Outcome]:
         """Return every row by clip id, sorted."""
-        return {outcome.clip_id: outcome for outcome in self._select("ORDER BY clip_id")}
-
-    def counts(self) -> dict[tuple[str, str], int]:
-        """Return how many clips have which (status, reason), the most frequent first."""
-        rows = Counter((outcome.status, outcome.reason) for outcome in self._select())
-        return dict(rows.most_common())
-
-    def _select(self, which: str = "", *values: str) -> Iterator[Outcome]:
-        query = f"SELECT {', '.join(_COLUMNS)} FROM clips {which}"
+        query = f"SELECT {', '.join(_COLUMNS)} FROM clips ORDER BY clip_id"
         with self._using():
-            for row in self._database.execute(query, values).fetchall():
-                outcome = dict(zip(_COLUMNS, row, strict=True))
-                yield Outcome(**outcome | {"permanent": bool(outcome["permanent"])})
+            rows = self._database.execute(query).fetchall()
+        named = (dict(zip(_COLUMNS, row, strict=True)) for row in rows)
+        outcomes = (Outcome(**row | {"permanent": bool(row["permanent"])}) for row in named)
+        return {outcome.clip_id: outcome for outcome in outcomes}
 
     @contextmanager
     def _using(self) -> Iterator[None]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,7 @@ from avbench.media.ledger import SHORT, Ledger, Outcome
 from avbench.media.probe import TOLERANCE_S, InvalidClip, validate
 from avbench.media.sources.base import ClipUnavailable, Source, open_source
 from avbench.media.trim import trim
-from avbench.resources import writing
+from avbench.resources import alone, writing
 from avbench.types import AvbenchError, Report
 
 
@@ -32,16 +31,12 @@ class Prepared:
     Attributes:
         ok: Clips made by this run.
         already: Clips that were there before.
-        failed: How many clips are missing for which reason.
-        seconds: Time taken.
-        clips_dir: The folder of the clips, `<clip_id>.mp4`.
+        failed: Which clips are missing for which reason, the most frequent first.
     """
 
     ok: int
     already: int
-    failed: dict[str, int]
-    seconds: float
-    clips_dir: Path
+    failed: dict[str, list[str]]
 
 
 def prepare_clips(
@@ -63,7 +58,6 @@ def prepare_clips(
         AvbenchError: If the benchmark has no source, another run is at work on it, or its folder
             cannot be written to.
     """
-    began = time.monotonic()
     if source is None:
         if not benchmark.spec.sources:
             remedy = "pass --source folder:DIR with a folder of the videos"
@@ -73,19 +67,33 @@ def prepare_clips(
     clips = list(benchmark.manifest)
     home = benchmark.home
     clips_dir = home / "clips"
-    with writing(home):
-        clips_dir.mkdir(parents=True, exist_ok=True)
-    with _alone(benchmark), _scratch(home) as scratch, Ledger(home / "ledger.sqlite") as ledger:
-        known = ledger.all()
-        there = {clip.clip_id for clip in clips if _is_there(clips_dir, known.get(clip.clip_id))}
-        gone = {
-            clip.clip_id: row.reason
+    with (
+        alone(home, f"preparing {benchmark.name}"),
+        _scratch(home) as scratch,
+        Ledger(home / "ledger.sqlite") as ledger,
+    ):
+        with writing(clips_dir):
+            clips_dir.mkdir(exist_ok=True)
+        make = _Maker(opened, source, benchmark.spec.clip_seconds, clips_dir, scratch)
+        rows = ledger.all()
+        known = {
+            clip.clip_id: row
             for clip in clips
-            if (row := known.get(clip.clip_id)) and row.permanent and row.source == source
+            if (row := rows.get(clip.clip_id)) and row.request == make.request(clip)
+        }
+        for clip_id in rows.keys() - known.keys():
+            # Cut to another time or length: not this clip any more.
+            (clips_dir / f"{clip_id}.mp4").unlink(missing_ok=True)
+        there = {clip_id for clip_id, row in known.items() if _is_there(clips_dir, row)}
+        gone = {
+            clip_id: row.reason
+            for clip_id, row in known.items()
+            if row.permanent and row.source == source
         }
         todo = [clip for clip in clips if clip.clip_id not in there | gone.keys()]
-        make = _Maker(opened, source, benchmark.spec.clip_seconds, clips_dir, scratch)
-        failed = Counter(gone.values())
+        failed: dict[str, list[str]] = defaultdict(list)
+        for clip_id, reason in gone.items():
+            failed[reason].append(clip_id)
         report("preparing clips", len(clips) - len(todo), len(clips))
         outcomes = Parallel(n_jobs=workers, backend="threading", return_as="generator_unordered")(
             delayed(make)(clip) for clip in todo
@@ -96,16 +104,14 @@ def prepare_clips(
             before = known.get(outcome.clip_id)
             ledger.record(replace(outcome, attempts=before.attempts + 1 if before else 1))
             if outcome.status == "failed":
-                failed[outcome.reason] += 1
+                failed[outcome.reason].append(outcome.clip_id)
             report("preparing clips", done, len(clips))
         if make.fatal:
             raise make.fatal[0]
     return Prepared(
-        ok=len(clips) - len(there) - failed.total(),
+        ok=len(clips) - len(there) - sum(map(len, failed.values())),
         already=len(there),
-        failed=dict(failed.most_common()),
-        seconds=time.monotonic() - began,
-        clips_dir=clips_dir,
+        failed=dict(sorted(failed.items(), key=lambda item: -len(item[1]))),
     )
 
 
@@ -129,7 +135,7 @@ class _Maker:
             return None
         began = time.monotonic()
         target = self.clips_dir / f"{clip.clip_id}.mp4"
-        failed = Outcome(clip.clip_id, "failed", self.source_text, 0.0)
+        failed = Outcome(clip.clip_id, "failed", self.source_text, self.request(clip), 0.0)
         try:
             with writing(target):
                 outcome = self._make(clip, target)
@@ -143,6 +149,10 @@ class _Maker:
             self.fatal.append(error)
             return None
         return replace(outcome, seconds=time.monotonic() - began)
+
+    def request(self, clip: Clip) -> str:
+        """Say what is asked for: a clip of another time or length is another clip."""
+        return f"{clip.youtube_id} {clip.start_s} {clip.end_s} {self.seconds}"
 
     def _make(self, clip: Clip, target: Path) -> Outcome:
         with tempfile.TemporaryDirectory(dir=self.scratch, ignore_cleanup_errors=True) as folder:
@@ -160,6 +170,7 @@ class _Maker:
             clip_id=clip.clip_id,
             status="ok",
             source=self.source_text,
+            request=self.request(clip),
             seconds=0.0,
             reason=SHORT if is_short else "",
             detail=f"{info.video_s:.2f} s" if is_short else "",
@@ -168,28 +179,13 @@ class _Maker:
         )
 
 
-def _is_there(clips_dir: Path, row: Outcome | None) -> bool:
-    if row is None or row.status != "ok":
+def _is_there(clips_dir: Path, row: Outcome) -> bool:
+    if row.status != "ok":
         return False
     try:
         return (clips_dir / f"{row.clip_id}.mp4").stat().st_size == row.bytes
     except OSError:
         return False
-
-
-@contextmanager
-def _alone(benchmark: Benchmark) -> Iterator[None]:
-    """Keep a second run off the same benchmark; the lock dies with its process."""
-    path = benchmark.home / "prepare.lock"
-    with writing(path), path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            remedy = "wait for it to end"
-            raise AvbenchError(
-                f"{benchmark.home}: another run is preparing {benchmark.name}: {remedy}"
-            ) from error
-        yield
 
 
 @contextmanager

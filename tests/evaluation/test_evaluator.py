@@ -6,11 +6,12 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
-from avbench import registry
+from avbench import registry, resources
 from avbench.evaluation import predictions
 from avbench.evaluation.evaluator import evaluate
 from avbench.evaluation.result import Result
@@ -23,6 +24,11 @@ METHODS = list(registry.registered("methods"))
 CHANCE = np.mean([1 / 2, 1 / 4, 1 / 6])
 
 
+def names(folder):
+    """What a user sees in a folder."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
 @pytest.fixture
 def benchmark(tiny, with_features):
     made = tiny()
@@ -33,16 +39,16 @@ def benchmark(tiny, with_features):
 def test_a_run_leaves_all_evidence(benchmark, tmp_path):
     out = tmp_path / "run"
     result = evaluate(benchmark, "avcil", seeds=[0, 3], out=out, settings=QUICK)
-    assert sorted(path.name for path in out.iterdir()) == [
+    assert names(out) == [
         "accuracy.png",
         "config.json",
-        "environment.json",
         "matrix.png",
         "result.json",
         "seed-0",
         "seed-3",
     ]
-    assert sorted(path.name for path in (out / "seed-3").iterdir()) == [
+    assert names(out / "seed-3") == [
+        "environment.json",
         "log.jsonl",
         "predictions.parquet",
         "step-1.safetensors",
@@ -134,7 +140,7 @@ def test_an_equal_run_is_kept_and_another_is_not_overwritten(benchmark, tmp_path
     stamp = (out / "seed-0" / "log.jsonl").stat().st_mtime_ns
     evaluate(benchmark, "finetune", seeds=[0, 1], out=out, settings=QUICK)
     assert (out / "seed-0" / "log.jsonl").stat().st_mtime_ns == stamp
-    with pytest.raises(AvbenchError, match="another configuration"):
+    with pytest.raises(AvbenchError, match="differs in settings: choose another --out"):
         evaluate(benchmark, "finetune", seeds=[0], out=out, settings={"epochs": "1"})
     assert (out / "seed-0" / "log.jsonl").stat().st_mtime_ns == stamp
     forced = evaluate(
@@ -144,11 +150,55 @@ def test_an_equal_run_is_kept_and_another_is_not_overwritten(benchmark, tmp_path
     assert not (out / "seed-1").exists()
 
 
+def test_seeds_of_other_features_are_not_kept(tiny, with_features, tmp_path):
+    benchmark, out = tiny(), tmp_path / "run"
+    with_features(benchmark)
+    evaluate(benchmark, "finetune", seeds=[0], out=out, settings=QUICK)
+    with_features(benchmark, noise=0.8)
+    with pytest.raises(AvbenchError, match="differs in features_hash"):
+        evaluate(benchmark, "finetune", seeds=[0, 1], out=out, settings=QUICK)
+    with_features(benchmark, keep=lambda clip_id: not clip_id.endswith("004"))
+    with pytest.raises(AvbenchError, match="differs in clips_hash, features_hash"):
+        evaluate(benchmark, "finetune", seeds=[0, 1], out=out, settings=QUICK, allow_missing=True)
+
+
 def test_a_failing_run_leaves_nothing_that_looks_finished(benchmark, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(AvbenchError, match=r"step 1, epoch \d+: try a smaller"):
         evaluate(benchmark, "finetune", seeds=[0], out=out, settings={"learning_rate": "1e30"})
-    assert sorted(path.name for path in out.iterdir()) == ["config.json", "environment.json"]
+    assert names(out) == ["config.json"]
+    # It does not stand in the way of a better one, nor does that one's result outlive a failure.
+    evaluate(benchmark, "finetune", seeds=[0], out=out, settings=QUICK)
+    bad = {"learning_rate": "1e30"}
+    with pytest.raises(AvbenchError, match="try a smaller"):
+        evaluate(benchmark, "finetune", seeds=[0], out=out, settings=bad, force=True)
+    assert names(out) == ["config.json"]
+
+
+def test_a_second_run_in_one_directory_is_refused(benchmark, tmp_path):
+    with (
+        resources.alone(tmp_path / "run", "here"),
+        pytest.raises(AvbenchError, match="another run is using this run directory"),
+    ):
+        evaluate(benchmark, "finetune", seeds=[0], out=tmp_path / "run", settings=QUICK)
+
+
+def test_a_memory_without_places_is_told_before_training(tiny, with_features, tmp_path):
+    benchmark = tiny(memory=3)
+    with_features(benchmark)
+    with pytest.raises(AvbenchError, match="no place for each of 4 old classes"):
+        evaluate(benchmark, "avcil", seeds=[0], out=tmp_path / "run")
+    evaluate(benchmark, "finetune", seeds=[0], out=tmp_path / "run", settings=QUICK)
+
+
+def test_a_step_without_test_clips_is_told_before_training(tiny, with_features, tmp_path):
+    benchmark = tiny()
+    with_features(
+        benchmark,
+        keep=lambda c: not (c.startswith("c0") or c.startswith("c1")) or c[-1] not in "49",
+    )
+    with pytest.raises(AvbenchError, match="step 1 of tiny has no test clip"):
+        evaluate(benchmark, "finetune", seeds=[0], out=tmp_path / "run", allow_missing=True)
 
 
 def test_a_folder_of_something_else_is_not_touched(benchmark, tmp_path):
@@ -195,6 +245,8 @@ def test_names_that_do_not_exist(benchmark, tmp_path):
         run(settings={"learning_rate": "nan"})
     with pytest.raises(UsageError, match="avcil does not work on audio input"):
         run(modality="audio")
+    with pytest.raises(UsageError, match="at least one"):
+        run(seeds=[])
     with pytest.raises(UsageError, match="device 'gpu9'"):
         run(device="gpu9")
     assert not (tmp_path / "x").exists()
@@ -246,6 +298,7 @@ def test_predictions_that_do_not_fit_are_refused(benchmark, tmp_path):
     good = predictions.read(path)
     for bad, message in (
         (good.slice(1), "all test clips"),
+        (good.filter(pc.not_equal(good["clip_id"], "c0-004")), "cover 23 of 24"),
         (good.slice(0, 8), "must cover the steps 0 to 2"),
         (pq.read_table(path).to_pandas().assign(clip_id="x"), "not a test clip"),
         (pq.read_table(path).to_pandas().assign(prediction=5), "only 2 classes"),

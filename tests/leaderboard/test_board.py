@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
+import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from avbench import resources
 from avbench.evaluation.evaluator import evaluate
+from avbench.evaluation.metrics import AccuracyMatrix
 from avbench.leaderboard.board import Board, submit
+from avbench.leaderboard.entry import Entry
 from avbench.manifests.spec import shipped_names
 from avbench.types import AvbenchError
 
@@ -26,6 +32,14 @@ def run(with_features, tmp_path):
     out = tmp_path / "run"
     evaluate(benchmark, "finetune", seeds=[0, 1], out=out, settings=QUICK)
     return out
+
+
+def edit(run, **config):
+    """Change the configuration a run claims, consistently."""
+    for name in ("result.json", "config.json"):
+        record = json.loads((run / name).read_text())
+        (record["config"] if name == "result.json" else record).update(config)
+        (run / name).write_text(json.dumps(record))
 
 
 @pytest.fixture
@@ -70,26 +84,86 @@ def test_an_embellished_result_is_refused(run, boards):
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
-    [("fingerprint", "0", "another version"), ("benchmark", "toy", "unknown benchmark")],
+    [
+        ("access", "joint", "does not have such access"),
+        ("modality", "smell", "does not have such access"),
+        ("method", "none", "unknown method"),
+        ("fingerprint", "0", "another version"),
+        ("benchmark", "toy", "no leaderboard for toy"),
+    ],
 )
 def test_a_run_of_something_else_is_refused(run, boards, key, value, message):
-    record = json.loads((run / "result.json").read_text())
-    record["config"][key] = value
-    (run / "result.json").write_text(json.dumps(record))
+    edit(run, **{key: value})
     with pytest.raises(AvbenchError, match=message):
         submit(run, boards, name="mine")
 
 
-def test_partial_runs_and_missing_files_are_refused(run, boards, tmp_path):
-    with pytest.raises(AvbenchError, match=r"result\.json"):
+def test_missing_files_are_refused(run, boards, tmp_path):
+    with pytest.raises(AvbenchError, match="not a finished run"):
         submit(tmp_path / "nowhere", boards, name="mine")
     with pytest.raises(AvbenchError, match="no leaderboard"):
         submit(run, tmp_path / "nowhere", name="mine")
-    record = json.loads((run / "result.json").read_text())
-    record["coverage"]["test"] = 0.9
-    (run / "result.json").write_text(json.dumps(record))
-    with pytest.raises(AvbenchError, match="part of the clips"):
+
+
+def test_predictions_of_some_clips_only_are_refused(run, boards):
+    """Whatever result.json claims."""
+    for seed in (0, 1):
+        path = run / f"seed-{seed}" / "predictions.parquet"
+        table = pq.read_table(path)
+        pq.write_table(table.filter(pc.not_equal(table["clip_id"], table["clip_id"][0])), path)
+    with pytest.raises(AvbenchError, match="cover 143 of 144"):
         submit(run, boards, name="mine")
+
+
+def test_choosing_among_seeds_is_refused(run, boards):
+    record = json.loads((run / "result.json").read_text())
+    del record["runs"][0]
+    (run / "result.json").write_text(json.dumps(record))
+    with pytest.raises(AvbenchError, match="holds other seeds"):
+        submit(run, boards, name="mine")
+
+
+def test_a_result_at_odds_with_its_configuration_is_refused(run, boards):
+    record = json.loads((run / "result.json").read_text())
+    record["config"]["preset_hash"] = "0"
+    (run / "result.json").write_text(json.dumps(record))
+    with pytest.raises(AvbenchError, match=r"config\.json differ"):
+        submit(run, boards, name="mine")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"runs": []},
+        {"runs": [{"seed": "x"}]},
+        {"coverage": None},
+        {"config": {}},
+        {"config": None},
+        {"format": "1"},
+    ],
+)
+def test_a_broken_result_is_one_line(run, boards, change):
+    record = json.loads((run / "result.json").read_text()) | change
+    (run / "result.json").write_text(json.dumps(record))
+    with pytest.raises(AvbenchError, match="not a result of avbench"):
+        submit(run, boards, name="mine")
+
+
+def test_submitting_at_once_loses_no_entry(run, boards):
+    command = [sys.executable, "-m", "avbench", "submit", run, "--boards", boards, "--name"]
+    started = [subprocess.Popen([*command, f"entry-{i}"], stderr=subprocess.PIPE) for i in range(4)]
+    added = {f"entry-{i}" for i, process in enumerate(started) if process.wait() == 0}
+    assert added
+    assert {entry.name for entry in Board.read(boards / "toy-ci.json").entries} == added
+
+
+def test_a_bound_reports_no_forgetting():
+    matrix = AccuracyMatrix(np.array([[4, 0], [1, 4]]), np.array([5, 5]))
+    config = dict.fromkeys(("method", "modality", "version", "preset", "fingerprint"), "x")
+    config["preset_hash"] = "x"
+    assert Entry.verified_by("a", config | {"access": "joint"}, [matrix]).average_forgetting is None
+    entry = Entry.verified_by("a", config | {"access": "incremental"}, [matrix])
+    assert entry.average_forgetting == pytest.approx(60)
 
 
 @pytest.mark.parametrize("name", shipped_names())

@@ -25,7 +25,7 @@ def test_random_memory_matches_the_authors(script):
     kept: dict[int, str] = {}
     for step in record["trace"]:
         if step["step"] > 0:
-            places = memory.make_room(per_step)
+            places = memory.make_room(step["step"] * per_step)
             for index in range((step["step"] - 1) * per_step, step["step"] * per_step):
                 numbers = range(sum(sizes[:index]), sum(sizes[: index + 1]))
                 pattern = names.replace("{class}", str(index))
@@ -41,7 +41,7 @@ def test_places_per_class_on_the_official_benchmarks(dataset):
     per_step = record["class_num_per_step"]
     memory = ExemplarMemory(record["memory_size"])
     for step in record["steps"][1:]:
-        places = memory.make_room(per_step)
+        places = memory.make_room(step["step"] * per_step)
         assert places == step["m_per_class"]
         first = (step["step"] - 1) * per_step
         for index in range(first, first + per_step):

@@ -15,14 +15,14 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def stream(tiny, with_features):
     def make(*, modality="audio-visual", joint=False, memory=12, keep=lambda clip_id: True, **spec):
-        benchmark = tiny(memory=memory, **spec)
+        benchmark = tiny(memory=memory or 0, **spec)
         store = with_features(benchmark, keep=keep)
         return TaskStream(
             benchmark.manifest,
             store,
             modality=modality,
             joint=joint,
-            memory=ExemplarMemory(memory),
+            memory=None if memory is None else ExemplarMemory(memory),
             device=CPU,
         )
 
@@ -38,7 +38,7 @@ def test_each_step_has_its_own_classes_and_validates_on_all_seen(stream):
         new = {2 * task.step, 2 * task.step + 1}
         assert set(task.train.labels) == new
         assert len(task.train) == 24
-        assert set(task.val.labels) == set(range(task.seen_classes))
+        assert len(task.val) == 4 * task.seen_classes
         assert (task.old_classes, task.seen_classes) == (2 * task.step, 2 * task.step + 2)
 
 
@@ -92,8 +92,12 @@ def test_reading_an_earlier_step_is_stopped(stream):
     for task in stream():
         if earlier is not None:
             with pytest.raises(ProtocolError, match="earlier step"):
-                earlier.batch(np.array([0]))
-        earlier = task.train
+                earlier.train.batch(np.array([0]))
+            if earlier.step:
+                with pytest.raises(ProtocolError, match="earlier step"):
+                    earlier.exemplars.batch(np.array([0]))
+        task.remember(first)
+        earlier = task
 
 
 def test_keeping_too_much_or_foreign_clips_is_stopped(stream):
@@ -113,9 +117,43 @@ def test_a_modality_never_sees_the_other(stream):
 
 
 def test_test_clips_come_without_labels(stream):
-    clips, rows = stream().test(1)
+    tasks = stream()
+    clips, rows = tasks.test(1)
     assert len(clips) == len(rows) == 16
     assert not hasattr(clips, "labels")
+    # Nor does their order tell: batches of one class would.
+    classes = tasks._manifest.class_indices[rows]
+    assert set(classes) == {0, 1, 2, 3}
+    assert (np.diff(classes) != 0).sum() > 6
+    np.testing.assert_array_equal(rows, stream().test(1)[1])
+
+
+def test_validation_measures_and_does_not_teach(stream):
+    task = next(iter(stream()))
+    assert not hasattr(task.val, "batch")
+    assert not hasattr(task.val, "labels")
+    assert task.val.accuracy(lambda clips: np.zeros(len(clips), dtype=int)) == 0.5
+
+
+def test_labels_cannot_be_changed(stream):
+    task = next(iter(stream()))
+    with pytest.raises(ValueError, match="read-only"):
+        task.train.labels[:] -= 1
+
+
+def test_exemplars_are_for_methods_that_declare_them(stream):
+    task = next(iter(stream(memory=None)))
+    assert len(task.exemplars) == 0
+    with pytest.raises(ProtocolError, match="uses_memory"):
+        task.remember(first)
+
+
+def test_exemplars_are_kept_once_a_step(stream):
+    task = next(iter(stream()))
+    task.remember(first)
+    with pytest.raises(ProtocolError, match="once a step"):
+        task.remember(first)
+    assert len(task._memory) == 12
 
 
 def test_a_step_without_any_clip_is_told(stream):

@@ -10,7 +10,7 @@ import pytest
 
 from avbench.manifests.benchmark import Benchmark
 from avbench.manifests.builder import build
-from avbench.manifests.manifest import SCHEMA, Manifest, read_summary
+from avbench.manifests.manifest import SCHEMA, Manifest, clip_id_of, read_summary
 from avbench.manifests.spec import load_spec, shipped_names
 from avbench.types import AvbenchError, UsageError
 
@@ -194,7 +194,7 @@ def test_a_table_without_class_order_gets_one_by_seed(tmp_path):
         (("classes = 6", "classes = 7"), "classes_per_step must add up"),
         (("classes = 6", ""), "classes is missing"),
         (('annotations = "clips.csv"', ""), "annotations is missing"),
-        (("clip_seconds = 1", 'clip_seconds = "1"'), "clip_seconds must be float"),
+        (("clip_seconds = 1", 'clip_seconds = "1"'), "clip_seconds must be a number"),
         (("clip_seconds = 1", "clip_secs = 1"), "did you mean clip_seconds"),
         (('name = "b"', 'name = "../b"'), "name must be"),
         (('name = "b"', 'name = "ave-ci"'), "is a benchmark of avbench"),
@@ -218,9 +218,17 @@ def test_bad_specs_are_refused(tmp_path, change, message):
         ("path,label\na.mp4,x\n", "column split is missing"),
         ("label,split\nx,train\n", "column clip_id is missing"),
         ("path,label,split\na.mp4,,train\n", "row 1, label: must not be empty"),
-        ("path,label,split\na.mp4,x,train\nb/a.mp4,y,train\n", "appears twice"),
+        ("path,label,split\na b.mp4,x,train\na_b.mkv,y,train\n", "appears twice"),
         ("path,label,split\na.mp4,x,train\n", "it has 1 classes"),
-        ("clip_id,label,split,class_index\na,x,train,0\nb,y,train,5\n", "leaves a gap"),
+        ("clip_id,label,split,class_index\na,x,train,0\nb,y,train,5\n", "must be 0 to 1"),
+        ("clip_id,label,split,class_index\na,x,train,0\nb,y,train,\n", "give whole numbers"),
+        ("clip_id,label,split,class_index\na,x,train,0\nb,y,train,.5\n", "give whole numbers"),
+        ("clip_id,label,split,class_index\na,x,train,0\nb,y,train,inf\n", "give whole numbers"),
+        ("clip_id,label,split,class_index\na,x,train,0\nb,y,train,z\n", "give whole numbers"),
+        (f"clip_id,label,split,class_index\na,x,train,0\nb,y,train,{10**30}\n", "must be 0 to 1"),
+        ("path;label;split\na.mp4;x;train\n", "a CSV needs commas"),
+        ("path,label,split\n,x,train\n", "row 1, path: must not be empty"),
+        ("clip_id,label,split,end_s\na,x,train,inf\nb,y,train,1\n", "number of seconds"),
         ("", "not a readable table"),
         ("\x00\xff", "column clip_id is missing"),
     ],
@@ -234,6 +242,40 @@ def test_bad_tables_are_refused(tmp_path, text, message):
     with pytest.raises(AvbenchError) as caught:
         build(load_spec(str(tmp_path / "b.toml")))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,label,split,\na.mp4,x,train,\nb.mp4,y,train,\n",
+        "path, label, split\na.mp4, x, train\nb.mp4, y, train\n",
+        "path,label,split,source_split,orig_split\na.mp4,x,train,val,z\nb.mp4,y,train,val,z\n",
+    ],
+)
+def test_tables_as_people_write_them(tmp_path, text):
+    (tmp_path / "clips.CSV").write_text(text)
+    (tmp_path / "b.toml").write_text(
+        'name = "b"\nclasses = 2\nclasses_per_step = 1\nclip_seconds = 1\n'
+        'annotations = "clips.CSV"\n'
+    )
+    manifest = build(load_spec(str(tmp_path / "b.toml")))
+    assert set(manifest.clip_ids) == {"a", "b"}
+    assert set(manifest.labels) == {"x", "y"}
+
+
+def test_labels_that_look_like_nothing_are_labels(tmp_path):
+    (tmp_path / "clips.csv").write_text("path,label,split\na.mp4,NA,train\nb.mp4,007,train\n")
+    (tmp_path / "b.toml").write_text(
+        'name = "b"\nclasses = 2\nclasses_per_step = 1\nclip_seconds = 1\n'
+        'annotations = "clips.csv"\n'
+    )
+    assert set(build(load_spec(str(tmp_path / "b.toml"))).labels) == {"NA", "007"}
+
+
+def test_a_file_gives_its_path_as_id():
+    assert clip_id_of("dog barks/1.mp4") == "dog_barks_1"
+    assert clip_id_of("ünï/-a.b.mkv") == "_n__-a.b"
+    assert clip_id_of("no-suffix") == "no-suffix"
 
 
 def test_unknown_benchmark_names_the_closest():

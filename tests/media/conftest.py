@@ -39,6 +39,7 @@ def write_video(
 
     Key frames are five seconds apart. The sound stream may start late or end early.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     options = {"movflags": "+faststart"} if front else {}
     with av.open(str(path), "w", options=options) as container:
         video = container.add_stream("libx264", rate=fps, options={"g": str(5 * fps)})

@@ -52,6 +52,20 @@ def test_a_whole_video_is_cut_and_a_cut_one_is_not(tmp_path: Path, few: Few, vid
     assert find(few, tmp_path, wanted).start_s == 3.0
 
 
+def test_a_short_whole_video_is_still_cut(tmp_path: Path, few: Few, video: Video) -> None:
+    """It is hardly longer than the clip, but the clip fits into it."""
+    video(tmp_path / "abc.mp4", seconds=1.9)
+    assert find(few, tmp_path, clip("abc", "abc", 0.9)).start_s == 0.9
+
+
+def test_files_of_one_name_in_different_folders(tmp_path: Path, few: Few, video: Video) -> None:
+    for folder in ("dog barks", "cat"):
+        video(tmp_path / folder / "1.mp4", seconds=1)
+    assert find(few, tmp_path, clip("cat_1", None, None)).path == tmp_path / "cat" / "1.mp4"
+    found = find(few, tmp_path, clip("dog_barks_1", None, None))
+    assert found.path == tmp_path / "dog barks" / "1.mp4"
+
+
 def test_a_clip_of_its_own_name_wins_over_the_whole_video(
     tmp_path: Path, few: Few, video: Video
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import signal
 import subprocess
@@ -47,8 +48,7 @@ def test_the_second_run_fetches_nothing(few: Few, monkeypatch: pytest.MonkeyPatc
     seen: list[tuple[str, int, int]] = []
     first = prepare_clips(benchmark, source=None, workers=2, report=lambda *a: seen.append(a))
     assert (first.ok, first.already, first.failed) == (3, 0, {})
-    assert first.clips_dir == resources.home() / "few" / "clips"
-    assert names(first.clips_dir) == {"-a.mp4", "b_c.mp4", "d.mp4"}
+    assert names(resources.home() / "few" / "clips") == {"-a.mp4", "b_c.mp4", "d.mp4"}
     assert [done for _, done, total in seen if total == 3] == [0, 1, 2, 3]
     rows = ledger_of(benchmark)
     assert all(len(row.sha256) == 64 and row.attempts == 1 for row in rows.values())
@@ -61,7 +61,8 @@ def test_the_second_run_fetches_nothing(few: Few, monkeypatch: pytest.MonkeyPatc
 
 def test_a_clip_that_was_lost_or_damaged_is_made_again(few: Few) -> None:
     benchmark = few(["a", "b", "c"], sources=("render",))
-    clips = prepare_clips(benchmark, source=None, workers=1, report=silent).clips_dir
+    prepare_clips(benchmark, source=None, workers=1, report=silent)
+    clips = benchmark.home / "clips"
     good = (clips / "a.mp4").read_bytes()
     (clips / "a.mp4").write_bytes(good[:99])
     (clips / "b.mp4").unlink()
@@ -69,6 +70,24 @@ def test_a_clip_that_was_lost_or_damaged_is_made_again(few: Few) -> None:
     assert (again.ok, again.already) == (2, 1)
     assert (clips / "a.mp4").read_bytes() == good
     assert ledger_of(benchmark)["a"].attempts == 2
+
+
+def test_a_clip_of_another_time_is_another_clip(tmp_path: Path, few: Few, video: Video) -> None:
+    video(tmp_path / "videos" / "a.mp4", seconds=6, mark_s=2)
+    source = f"folder:{tmp_path / 'videos'}"
+
+    def digest(benchmark: Benchmark) -> str:
+        done = prepare_clips(benchmark, source=source, workers=1, report=silent)
+        assert done.already == 0
+        return hashlib.sha256((benchmark.home / "clips" / "a.mp4").read_bytes()).hexdigest()
+
+    # The same id, another length; then another time.
+    digests = {digest(few(["a", "b"], seconds=s)) for s in (1.0, 2.0)}
+    table = tmp_path / "benchmark" / "few.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([f"{lines[0]},start_s", f"{lines[1]},1.5", f"{lines[2]},"]))
+    digests.add(digest(Benchmark.load(str(tmp_path / "benchmark" / "few.toml"))))
+    assert len(digests) == 3
 
 
 def test_every_failure_has_a_reason_and_stops_no_other(
@@ -83,8 +102,12 @@ def test_every_failure_has_a_reason_and_stops_no_other(
     benchmark = few(["good", "short", "mute", "broken", "missing", "none"], seconds=2.0)
     done = prepare_clips(benchmark, source=f"folder:{folder}", workers=2, report=silent)
     assert done.ok == 2
-    assert done.failed == {"not in the folder": 2, "no audio stream": 1, "undecodable": 1}
-    assert names(done.clips_dir) == {"good.mp4", "short.mp4"}
+    assert done.failed == {
+        "not in the folder": ["missing", "none"],
+        "no audio stream": ["mute"],
+        "undecodable": ["broken"],
+    }
+    assert names(benchmark.home / "clips") == {"good.mp4", "short.mp4"}
     rows = ledger_of(benchmark)
     assert (rows["short"].status, rows["short"].reason) == ("ok", SHORT)
 
@@ -110,7 +133,9 @@ def test_what_is_gone_for_good_is_not_asked_for_again(
     benchmark = few(["a", "b"])
     for source, asked in (("x", 2), ("x", 2), ("y", 4)):
         done = prepare_clips(benchmark, source=source, workers=1, report=silent)
-        assert done.failed == {"private": 2}
+        assert {reason: sorted(ids) for reason, ids in done.failed.items()} == {
+            "private": ["a", "b"]
+        }
         assert (done.ok, GoneSource.asked) == (0, asked)
 
 
@@ -131,13 +156,13 @@ def test_a_killed_run_is_resumed(few: Few) -> None:
     assert resumed.ok + resumed.already == 12
     assert resumed.already >= 1
     assert names(clips) == {f"{i}.mp4" for i in ids}
-    assert names(benchmark.home) == {"clips", "ledger.sqlite", "prepare.lock"}
+    assert names(benchmark.home) == {"clips", "ledger.sqlite", ".lock"}
 
 
 def test_a_second_run_at_once_is_refused(few: Few) -> None:
     benchmark = few(["a", "b"], sources=("render",))
     benchmark.home.mkdir(parents=True)
-    with (benchmark.home / "prepare.lock").open("w") as lock:
+    with (benchmark.home / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(AvbenchError, match="another run is preparing few"):
             prepare_clips(benchmark, source=None, workers=1, report=silent)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import av
 
-from avbench.manifests.manifest import Clip
+from avbench.manifests.manifest import Clip, clip_id_of
 from avbench.manifests.spec import BenchmarkSpec
 from avbench.media.probe import TOLERANCE_S, opened
 from avbench.media.sources.base import ClipUnavailable, SourceFile
@@ -23,7 +23,8 @@ class FolderSource:
     """Videos anywhere below a folder, found by their names.
 
     A clip may be there as `<youtube_id>_<start>_<end>` or `<youtube_id>_<start>` (seconds, six
-    digits), as `<clip_id>`, or as the whole video `<youtube_id>`.
+    digits), as `<clip_id>`, or as the whole video `<youtube_id>`; or under the path its clip id was
+    made from.
 
     Args:
         spec: The benchmark.
@@ -42,8 +43,11 @@ class FolderSource:
         self._clip_s = spec.clip_seconds
         self._by_stem: dict[str, list[Path]] = defaultdict(list)
         self._by_id: dict[str, list[Path]] = defaultdict(list)
-        for path in _videos(root.resolve()):
+        self._by_path: dict[str, list[Path]] = defaultdict(list)
+        root = root.resolve()
+        for path in _videos(root):
             self._by_stem[path.stem].append(path)
+            self._by_path[clip_id_of(path.relative_to(root).as_posix())].append(path)
             timed = _TIMED.fullmatch(path.stem)
             if timed:
                 self._by_id[timed[1]].append(path)
@@ -63,8 +67,13 @@ class FolderSource:
             cut = self._by_stem.get(end) or self._by_stem.get(start) or []
         if cut:
             return SourceFile(_only(cut), None)
-        for name in (clip.clip_id, video):
-            if found := self._by_stem.get(name):
+        places = (
+            self._by_path.get(clip.clip_id),
+            self._by_stem.get(clip.clip_id),
+            self._by_stem.get(video),
+        )
+        for found in places:
+            if found:
                 return self._window(_only(found), clip)
         raise ClipUnavailable("not in the folder", permanent=False)
 
@@ -74,7 +83,8 @@ class FolderSource:
             return SourceFile(path, None)
         with opened(path) as container:
             length_s = (container.duration or 0) / av.time_base
-        is_cut = length_s <= self._clip_s + 2 * TOLERANCE_S
+        fits = clip.start_s + self._clip_s <= length_s + TOLERANCE_S
+        is_cut = length_s <= self._clip_s + 2 * TOLERANCE_S and not fits
         return SourceFile(path, None if is_cut else clip.start_s)
 
 

@@ -1,0 +1,261 @@
+"""The shared training loop: what an epoch is made of, which one is kept, what goes on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from avbench.learning.gradient import GradientMethod, GradientSettings, shuffled
+from avbench.learning.memory import ExemplarMemory
+from avbench.learning.method import Setup, resolve_settings
+from avbench.learning.stream import TaskStream
+from avbench.types import AvbenchError, UsageError
+from reference_methods.avcil import AVCIL, AVCILSettings
+from reference_methods.finetune import FineTuning
+from reference_methods.oracle import Oracle
+
+CPU = torch.device("cpu")
+
+
+class Scripted(FineTuning):
+    """Fine-tuning whose validation accuracy after each epoch is given."""
+
+    script: tuple[float, ...] = (0.5, 0.7, 0.7, 0.6)
+
+    def __init__(self, settings: Any, setup: Setup) -> None:
+        super().__init__(settings, setup)
+        self.after: list[dict[str, torch.Tensor]] = []
+
+    def learn(self, task):
+        real = task.val.accuracy
+        epochs = iter(self.script)
+
+        def accuracy(predict):
+            real(predict)
+            self.after.append({k: v.clone() for k, v in self.network.state_dict().items()})
+            return next(epochs)
+
+        task.val.accuracy = accuracy
+        super().learn(task)
+
+
+@pytest.fixture
+def tasks(tiny, with_features):
+    def make(*, joint=False, memory=12, **spec):
+        benchmark = tiny(**spec)
+        return iter(
+            TaskStream(
+                benchmark.manifest,
+                with_features(benchmark),
+                modality="audio-visual",
+                joint=joint,
+                memory=ExemplarMemory(memory),
+                device=CPU,
+            )
+        )
+
+    return make
+
+
+def setup(seed: int = 0, log=lambda record: None) -> Setup:
+    return Setup(12, 8, "audio-visual", seed, CPU, log)
+
+
+def equal(one, other) -> bool:
+    return all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_the_earliest_best_epoch_is_kept_carried_on_and_taught(tasks):
+    stream = tasks()
+    method = Scripted(GradientSettings(epochs=4, batch_size=8), setup())
+    method.learn(next(stream))
+    kept = method.state()
+    assert equal(kept, method.after[1])
+    assert not equal(kept, method.after[2])
+    assert not equal(kept, method.after[3])
+    kept = {k: v.clone() for k, v in kept.items()}
+    task = next(stream)
+    method.start(task)
+    assert method.teacher is not None
+    assert equal(method.teacher.state_dict(), kept)
+    assert not any(p.requires_grad for p in method.teacher.parameters())
+    grown = method.network.state_dict()
+    assert torch.equal(grown["classifier.weight"][:2], kept["classifier.weight"])
+    assert torch.equal(grown["audio_proj.weight"], kept["audio_proj.weight"])
+
+
+def test_without_any_hit_the_last_epoch_is_kept(tasks):
+    method = Scripted(GradientSettings(epochs=4, batch_size=8), setup())
+    method.script = (0.0, 0.0, 0.0, 0.0)
+    method.learn(next(tasks()))
+    assert equal(method.state(), method.after[-1])
+
+
+def test_the_oracle_begins_anew(tasks):
+    stream = tasks(joint=True)
+    method = Oracle(GradientSettings(epochs=1, batch_size=8), setup())
+    method.learn(next(stream))
+    before = method.state()["audio_proj.weight"].clone()
+    task = next(stream)
+    method.start(task)
+    # A grown network would have kept it.
+    assert not torch.equal(method.network.audio_proj.weight, before)
+
+
+def test_every_step_gets_a_new_adam_with_the_settings(tasks, monkeypatch):
+    made = []
+    adam = torch.optim.Adam
+
+    def spy(parameters, **options):
+        made.append(options)
+        return adam(parameters, **options)
+
+    monkeypatch.setattr(torch.optim, "Adam", spy)
+    settings = GradientSettings(epochs=1, batch_size=8, learning_rate=0.01, weight_decay=0.02)
+    method = FineTuning(settings, setup())
+    for task in tasks():
+        method.learn(task)
+    assert made == [{"lr": 0.01, "weight_decay": 0.02}] * 3
+
+
+def test_an_epoch_is_shuffled_and_drops_the_incomplete_batch():
+    torch.manual_seed(0)
+    epochs = [shuffled(26, 8) for _ in range(2)]
+    for batches in epochs:
+        assert [len(batch) for batch in batches] == [8, 8, 8]
+        assert len(set(np.concatenate(batches))) == 24
+    assert np.concatenate(epochs[0]).tolist() != np.concatenate(epochs[1]).tolist()
+    assert np.concatenate(epochs[0]).tolist() != sorted(np.concatenate(epochs[0]))
+    assert [len(batch) for batch in shuffled(5, 8)] == [5]
+    assert shuffled(0, 8) == []
+
+
+def test_steps_and_seeds_have_streams_of_their_own(tasks):
+    orders = {}
+    for seed in (0, 1):
+        method = FineTuning(GradientSettings(epochs=1, batch_size=8), setup(seed))
+        drawn = []
+        method.start = lambda task, m=method, d=drawn: (
+            d.append(torch.rand(3).tolist()),
+            setattr(m, "network", m.new_network(task.seen_classes)),
+        )
+        for task in tasks():
+            method.learn(task)
+        orders[seed] = drawn
+    numbers = [tuple(draw) for drawn in orders.values() for draw in drawn]
+    assert len(set(numbers)) == len(numbers) == 6
+
+
+def test_exemplars_come_after_new_clips_and_repeat_when_they_run_out(tasks):
+    stream = tasks(memory=10, per_class=40)
+    settings = AVCILSettings(epochs=1, batch_size=8, exemplar_batch_size=4)
+    method = AVCIL(settings, setup())
+    method.learn(next(stream))
+    task = next(stream)
+    assert len(task.exemplars) == 10
+    batches = list(method.batches(task))
+    assert len(batches) == 48 // 8
+    old = []
+    for batch in batches:
+        assert batch.current == 8
+        assert set(batch.labels[:8].tolist()) <= {2, 3}
+        assert set(batch.labels[8:].tolist()) <= {0, 1}
+        assert len(batch.labels) == 8 + 4
+        old.append(batch.audio[8:])
+    # Two full batches of ten exemplars; the same two again and again.
+    assert not torch.equal(old[0], old[1])
+    for number in range(2, 6):
+        assert torch.equal(old[number], old[number % 2])
+
+
+def test_validation_and_prediction_run_in_evaluation_mode(tasks):
+    modes = []
+
+    class Watched(FineTuning):
+        def new_network(self, classes):
+            network = super().new_network(classes)
+            network.register_forward_hook(lambda *_: modes.append(network.training))
+            return network
+
+    method = Watched(GradientSettings(epochs=2, batch_size=24), setup())
+    method.learn(next(tasks()))
+    assert modes == [True, False, True, False]
+
+
+# Spec of the authors' runs: epochs per modality, memory is the benchmark's, lambda_I per benchmark.
+EPOCHS = {
+    (FineTuning, "finetune", "ave-ci"): (300, 200, 150),
+    (FineTuning, "finetune", "ks-ci"): (300, 150, 150),
+    (FineTuning, "finetune", "vs100-ci"): (300, 200, 200),
+    (Oracle, "oracle", "ave-ci"): (300, 200, 150),
+    (Oracle, "oracle", "ks-ci"): (200, 100, 100),
+    (Oracle, "oracle", "vs100-ci"): (300, 200, 200),
+}
+
+
+@pytest.mark.parametrize(("method", "name", "benchmark"), EPOCHS)
+def test_recipes_are_the_authors(method, name, benchmark):
+    found = [
+        resolve_settings(method, name, benchmark, modality, {})
+        for modality in ("audio", "visual", "audio-visual")
+    ]
+    assert tuple(settings.epochs for settings in found) == EPOCHS[method, name, benchmark]
+    authors = GradientSettings(batch_size=256, learning_rate=1e-3, weight_decay=1e-4)
+    assert all(replace(settings, epochs=200) == authors for settings in found)
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "weight"), [("ave-ci", 0.5), ("ks-ci", 0.1), ("vs100-ci", 0.1)]
+)
+def test_the_recipe_of_avcil_is_the_authors(benchmark, weight):
+    found = resolve_settings(AVCIL, "avcil", benchmark, "audio-visual", {})
+    assert found == AVCILSettings(
+        epochs=200,
+        batch_size=256,
+        exemplar_batch_size=128,
+        learning_rate=1e-3,
+        weight_decay=1e-4,
+        temperature=0.05,
+        lambda_instance=weight,
+        lambda_class=1.0,
+        lambda_vad=0.5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[b]\nfinetune = { epoch = 3 }", "did you mean epochs"),
+        ("[b]\nfinetune = { epochs = { audio = 3 } }", "lacks a value for visual"),
+        ("[b]\nfinetune = 3", "not a readable table of recipes"),
+        ("b = 3", "not a readable table of recipes"),
+        ("[b", "not a readable table of recipes"),
+        ("[b]\nfinetune = { epochs = 'x' }", "settings of finetune"),
+    ],
+)
+def test_bad_recipes_are_one_line(tmp_path, text, message):
+    class Mine(FineTuning):
+        recipes = tmp_path / "recipes.toml"
+
+    Mine.recipes.write_text(text)
+    with pytest.raises(AvbenchError, match=message):
+        resolve_settings(Mine, "finetune", "b", "visual", {})
+
+
+def test_settings_of_a_kind_that_text_cannot_give(tmp_path):
+    from dataclasses import dataclass
+
+    @dataclass(frozen=True)
+    class Settings(GradientSettings):
+        milestones: tuple[int, ...] = ()
+
+    class Mine(GradientMethod):
+        pass
+
+    Mine.Settings = Settings
+    with pytest.raises(UsageError, match="a tuple can only be set in a recipe"):
+        resolve_settings(Mine, "mine", "b", "visual", {"milestones": "3,4"})

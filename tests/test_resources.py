@@ -1,0 +1,61 @@
+"""Files are written whole or not at all, and one process at a time."""
+
+from __future__ import annotations
+
+import pytest
+
+from avbench.resources import alone, home, replacing
+from avbench.types import AvbenchError
+
+
+def test_what_fails_leaves_what_was_there(tmp_path):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), replacing(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_folder_is_never_replaced_by_a_file(tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("years")
+    with (
+        pytest.raises(AvbenchError, match="precious: it is a folder"),
+        replacing(tmp_path / "precious") as temporary,
+    ):
+        temporary.write_text("x")
+    assert (tmp_path / "precious" / "thesis.txt").read_text() == "years"
+
+
+def test_a_folder_that_fails_leaves_the_old_one(tmp_path):
+    target = tmp_path / "store"
+    with replacing(target, folder=True) as temporary:
+        (temporary / "a").write_text("1")
+    with pytest.raises(RuntimeError), replacing(target, folder=True) as temporary:
+        (temporary / "a").write_text("2")
+        raise RuntimeError
+    assert (target / "a").read_text() == "1"
+    with replacing(target, folder=True) as temporary:
+        (temporary / "b").write_text("3")
+    assert [path.name for path in target.iterdir()] == ["b"]
+
+
+def test_a_lock_is_held_once_and_clears_what_a_killed_run_left(tmp_path):
+    (tmp_path / ".partial-x").mkdir(parents=True)
+    with alone(tmp_path, "at work"):
+        assert not (tmp_path / ".partial-x").exists()
+        with (
+            pytest.raises(AvbenchError, match="another run is at work"),
+            alone(tmp_path, "at work"),
+        ):
+            pass
+    with alone(tmp_path, "at work"):
+        pass
+
+
+def test_a_home_of_nobody(monkeypatch):
+    monkeypatch.setenv("AVBENCH_HOME", "~no-such-user/x")
+    with pytest.raises(AvbenchError, match="set AVBENCH_HOME"):
+        home()
