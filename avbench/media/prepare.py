@@ -75,25 +75,20 @@ def prepare_clips(
         with writing(clips_dir):
             clips_dir.mkdir(exist_ok=True)
         make = _Maker(opened, source, benchmark.spec.clip_seconds, clips_dir, scratch)
-        rows = ledger.all()
-        known = {
-            clip.clip_id: row
-            for clip in clips
-            if (row := rows.get(clip.clip_id)) and row.request == make.request(clip)
-        }
-        for clip_id in rows.keys() - known.keys():
-            # Cut to another time or length: not this clip any more.
-            (clips_dir / f"{clip_id}.mp4").unlink(missing_ok=True)
+        known = ledger.all()
+        for clip in clips:
+            row = known.get(clip.clip_id)
+            if row and row.request != make.request(clip):
+                # Cut to another time or length: not this clip any more.
+                del known[clip.clip_id]
+                (clips_dir / f"{clip.clip_id}.mp4").unlink(missing_ok=True)
         there = {clip_id for clip_id, row in known.items() if _is_there(clips_dir, row)}
-        gone = {
+        failed = {
             clip_id: row.reason
             for clip_id, row in known.items()
             if row.permanent and row.source == source
         }
-        todo = [clip for clip in clips if clip.clip_id not in there | gone.keys()]
-        failed: dict[str, list[str]] = defaultdict(list)
-        for clip_id, reason in gone.items():
-            failed[reason].append(clip_id)
+        todo = [clip for clip in clips if clip.clip_id not in there | failed.keys()]
         report("preparing clips", len(clips) - len(todo), len(clips))
         outcomes = Parallel(n_jobs=workers, backend="threading", return_as="generator_unordered")(
             delayed(make)(clip) for clip in todo
@@ -104,14 +99,20 @@ def prepare_clips(
             before = known.get(outcome.clip_id)
             ledger.record(replace(outcome, attempts=before.attempts + 1 if before else 1))
             if outcome.status == "failed":
-                failed[outcome.reason].append(outcome.clip_id)
+                failed[outcome.clip_id] = outcome.reason
             report("preparing clips", done, len(clips))
         if make.fatal:
             raise make.fatal[0]
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    already = 0
+    for clip in clips:
+        already += clip.clip_id in there
+        if clip.clip_id in failed:
+            by_reason[failed[clip.clip_id]].append(clip.clip_id)
     return Prepared(
-        ok=len(clips) - len(there) - sum(map(len, failed.values())),
-        already=len(there),
-        failed=dict(sorted(failed.items(), key=lambda item: -len(item[1]))),
+        ok=len(clips) - already - sum(map(len, by_reason.values())),
+        already=already,
+        failed=dict(sorted(by_reason.items(), key=lambda item: -len(item[1]))),
     )
 
 
