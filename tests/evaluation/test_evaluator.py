@@ -14,7 +14,8 @@ from safetensors.numpy import load_file
 from avbench import registry, resources
 from avbench.evaluation import predictions
 from avbench.evaluation.evaluator import evaluate
-from avbench.evaluation.result import Result
+from avbench.evaluation.result import Result, Summary
+from avbench.features.store import hash_clips
 from avbench.learning.gradient import GradientMethod
 from avbench.learning.stream import ProtocolError
 from avbench.types import AvbenchError, UsageError
@@ -309,3 +310,24 @@ def test_predictions_that_do_not_fit_are_refused(benchmark, tmp_path):
     shutil.copy(tmp_path / "run" / "config.json", path)
     with pytest.raises(AvbenchError, match="not a readable table"):
         predictions.read(path)
+
+
+def test_the_spread_over_seeds_is_unbiased():
+    summary = Summary.of([0.1, 0.2, 0.6])
+    assert summary.mean == pytest.approx(0.3)
+    assert summary.std == pytest.approx(np.std([0.1, 0.2, 0.6], ddof=1))
+    assert np.isnan(Summary.of([0.1]).std)
+
+
+def test_the_hash_is_of_the_test_clips_used(tiny, with_features, tmp_path):
+    benchmark = tiny()
+    with_features(benchmark, keep=lambda clip_id: not clip_id.endswith("004"))
+    result = evaluate(
+        benchmark, "finetune", seeds=[0], out=tmp_path / "run", settings=QUICK, allow_missing=True
+    )
+    table = pq.read_table(tmp_path / "run" / "seed-0" / "predictions.parquet")
+    manifest = benchmark.manifest
+    test = [manifest.clip_ids[row] for row in manifest.rows("test")]
+    used = [clip for clip in test if clip in set(table["clip_id"].to_pylist())]
+    assert len(used) < len(test)
+    assert result.test_clips_hash == hash_clips(used)

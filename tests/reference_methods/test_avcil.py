@@ -152,9 +152,7 @@ def test_three_adam_steps(golden, method_class, settings, name, dtype, exact):
         loss.backward()
         optimizer.step()
     for key, value in method.network.state_dict().items():
-        # Adam divides by the gradient's size, which lifts single-precision noise.
-        atol = exact if dtype == torch.float64 else 2e-4
-        np.testing.assert_allclose(value.numpy(), record[f"w3.{key}"], rtol=exact, atol=atol)
+        np.testing.assert_allclose(value.numpy(), record[f"w3.{key}"], rtol=exact, atol=exact)
 
 
 def _network(record: dict[str, Any], prefix: str, modality: str) -> AudioVisualNet:
