@@ -174,7 +174,7 @@ def prepare(
 @click.option("--device", default="cpu", show_default=True, help="Where to compute, such as cuda.")
 @click.option("--out", type=click.Path(path_type=Path), help="[default: runs/BENCHMARK/METHOD]")
 @click.option("--allow-missing", is_flag=True, help="Go on where clips have no features.")
-@click.option("--force", is_flag=True, help="Run again what was run before.")
+@click.option("--force", is_flag=True, help="Run these seeds again; replace a different run.")
 @json_option
 def evaluate(
     method: str,
@@ -233,6 +233,9 @@ def evaluate(
     if kept:
         seeds_kept = ", ".join(map(str, kept))
         click.echo(f"Kept from an earlier run: seed {seeds_kept}. --force runs again.", err=True)
+    other = sorted({p.name for p in run.glob("seed-*")} - {f"seed-{s}" for s in seed_list})
+    if other:
+        click.echo(f"Not in this result, but in {run}: {', '.join(other)}.", err=True)
     if as_json:
         _print_json(result.to_json())
         return

@@ -40,7 +40,7 @@ def load(group: Group, name: str) -> Any:
         raise unknown(group.removesuffix("s"), name, list(points))
     try:
         return points[name].load()
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SyntaxError) as error:
         raise AvbenchError(
             f"{name} cannot be imported from {points[name].value} ({error}): mend its package"
         ) from error

@@ -64,10 +64,13 @@ def writing(target: Path) -> Iterator[None]:
             cause = "something else of that name is in the way: choose another place"
         else:
             raise
-        # What stands in the way above is worth naming, what was half-written is not.
-        blocker = Path(os.fsdecode(error.filename or target))
-        place = blocker if blocker in target.parents else target
-        raise AvbenchError(f"cannot write {place}: {cause}") from error
+        blamed = Path(os.fsdecode(error.filename or target)).absolute()
+        place = target.absolute()
+        if blamed in place.parents:
+            target = blamed  # what stands in the way above is worth naming
+        elif not blamed.is_relative_to(place.parent):
+            raise  # not about this place
+        raise AvbenchError(f"cannot write {target}: {cause}") from error
 
 
 @contextmanager

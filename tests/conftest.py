@@ -88,7 +88,7 @@ def with_features() -> Callable[..., store.FeatureStore]:
         folder = store.store_folder(benchmark, "filterbank")
         with store.create(
             folder,
-            preset={"name": "filterbank"},
+            preset={"name": "filterbank", "clip_seconds": benchmark.spec.clip_seconds},
             fingerprint=manifest.fingerprint,
             clip_ids=[manifest.clip_ids[row] for row in kept],
             dim=dim,

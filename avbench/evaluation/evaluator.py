@@ -71,7 +71,8 @@ def evaluate(
         settings: Settings as text, over the method's recipe.
         device: A torch device.
         allow_missing: Go on where clips have no features; the result says which share had.
-        force: Run again what `out` holds, and replace a run of another configuration.
+        force: Run these seeds again even if `out` holds them, and replace a run of another
+            configuration.
         report: Called as training proceeds.
 
     Returns:
@@ -82,6 +83,7 @@ def evaluate(
         AvbenchError: If features are missing, `out` holds another run, or a disk refuses.
         ProtocolError: If the method breaks the protocol.
     """
+    seeds = [int(seed) for seed in seeds]
     if not seeds or len(set(seeds)) != len(seeds) or not all(0 <= s < 2**31 for s in seeds):
         raise UsageError("give different seeds, at least one, between 0 and 2147483647")
     method_class: type[Method] = registry.load("methods", method)
@@ -109,15 +111,18 @@ def evaluate(
         "device": torch_device.type,
         "version": version("avbench"),
     }
-    config = json.loads(json.dumps(config))  # as it will be read back
-    if out.exists() and not (out.is_dir() and (_is_run(out) or not any(out.iterdir()))):
+    try:
+        config = json.loads(json.dumps(config, allow_nan=False))  # as it will be read back
+    except (TypeError, ValueError) as error:
+        raise AvbenchError(f"settings of {method} do not fit into JSON: {error}") from error
+    if out.exists() and not (out.is_dir() and _is_run(out)):
         raise AvbenchError(f"{out} is not a run directory: choose another --out")
     with alone(out, "using this run directory"), writing(out):
         _claim(out, config, seeds, force=force)
         runs = {}
         for seed in seeds:
             folder = out / f"seed-{seed}"
-            if folder.is_dir():
+            if folder.is_dir() and not force:
                 report(f"{out.name}, seed {seed} (kept from an earlier run)", 1, 1)
             else:
                 run = _Run(benchmark, store, method_class, resolved, modality, seed, torch_device)
@@ -189,8 +194,11 @@ class _Run:
                 method.learn(task)
                 clips, rows = stream.test(task.step)
                 predicted = _checked(method.predict(clips), len(rows), task.seen_classes)
+                clips.close()
                 tables.append(_table(manifest, task.step, rows, predicted))
-                state = {k: v.detach().cpu().contiguous() for k, v in method.state().items()}
+                state = {
+                    k: v.detach().cpu().contiguous().clone() for k, v in method.state().items()
+                }
                 # Written by Python, whose errors say which file and why.
                 (folder / f"step-{task.step + 1}.safetensors").write_bytes(save(state))
         report(title, total, total)
@@ -263,6 +271,8 @@ def _coverage(benchmark: Benchmark, store: FeatureStore, allow_missing: bool) ->
     """Return the share of clips with features per split; refuse gaps nobody asked for."""
     manifest = benchmark.manifest
     remedy = f"run avbench prepare {benchmark.argument}"
+    if store.preset.get("clip_seconds") != float(benchmark.spec.clip_seconds):
+        raise AvbenchError(f"{store.folder}: features of clips of another length: {remedy}")
     if store.fingerprint != manifest.fingerprint:
         raise AvbenchError(f"{store.folder}: features of another version of the manifest: {remedy}")
     present = store.rows_of(manifest.clip_ids) >= 0
@@ -295,25 +305,28 @@ def _memory(benchmark: Benchmark, name: str, method_class: type[Method]) -> int:
 
 
 def _is_run(folder: Path) -> bool:
-    return any((folder / name).exists() for name in ("config.json", ".lock"))
+    """Whether a folder holds a run, or what a run left that was ended at once."""
+    if (folder / "config.json").is_file():
+        config = read_json(folder / "config.json", remedy="choose another --out")
+        return {"benchmark", "fingerprint", "method"} <= config.keys()
+    return all(path.name.startswith((".lock", ".partial-")) for path in folder.iterdir())
 
 
 def _claim(out: Path, config: dict[str, Any], seeds: Sequence[int], *, force: bool) -> None:
     """Make the run directory ours, keeping the seeds of an equal configuration."""
     path = out / "config.json"
-    held = sorted(out.glob("seed-*"))
-    if held and not force:
+    held = [old for old in out.glob("seed-*") if old.is_dir() and not old.is_symlink()]
+    if held:
         known = read_json(path, remedy=f"delete {out} and run again")
         differ = sorted(key for key in config | known if config.get(key) != known.get(key))
-        if differ:
+        if differ and not force:
             raise AvbenchError(
                 f"{out} holds a run that differs in {', '.join(differ)}:"
                 " choose another --out, or pass --force to replace it"
             )
-    if force:
-        for old in held:
+        for old in held if differ else []:
             shutil.rmtree(old)
-    if any(not (out / f"seed-{seed}").is_dir() for seed in seeds):
+    if force or any(not (out / f"seed-{seed}").is_dir() for seed in seeds):
         # They would speak of other seeds than the folder holds, should this run fail.
         for name in ("result.json", "accuracy.png", "matrix.png"):
             (out / name).unlink(missing_ok=True)

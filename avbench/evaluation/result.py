@@ -16,6 +16,17 @@ from avbench.types import AvbenchError
 
 FORMAT = 1
 
+_CONFIG = {
+    "access",
+    "benchmark",
+    "fingerprint",
+    "method",
+    "modality",
+    "preset",
+    "preset_hash",
+    "version",
+}
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -110,11 +121,11 @@ class Result:
         try:
             if record["format"] != FORMAT:
                 raise ValueError(f"format {record['format']}, not {FORMAT}")
-            missing = {"benchmark", "fingerprint", "method", "access", "modality"} - {
-                *record["config"]
-            }
+            missing = _CONFIG - {*record["config"]}
             if missing or not record["runs"]:
                 raise ValueError(f"{', '.join(sorted(missing)) or 'runs'} missing")
+            if not all(0 <= run["seed"] < 2**31 for run in record["runs"]):
+                raise ValueError("a seed is out of range")
             return cls(
                 config=record["config"],
                 coverage={split: float(share) for split, share in record["coverage"].items()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -46,7 +47,8 @@ def _extract(
     report: Report,
 ) -> FeatureStore:
     fingerprint = benchmark.manifest.fingerprint
-    previous = _previous(folder, encoder)
+    preset = encoder.describe() | {"clip_seconds": float(benchmark.spec.clip_seconds)}
+    previous = _previous(folder, preset)
     rows = _rows_to_keep(previous, paths)
     complete = previous and np.array_equal(rows, np.arange(len(previous)))
     if previous and complete and previous.fingerprint == fingerprint:
@@ -56,7 +58,7 @@ def _extract(
     work = _Work(encoder, previous)
     with create(
         folder,
-        preset=encoder.describe(),
+        preset=preset,
         fingerprint=fingerprint,
         clip_ids=list(paths),
         dim=encoder.dim,
@@ -95,13 +97,13 @@ def _clips(benchmark: Benchmark) -> dict[str, Path]:
     return {clip_id: folder / f"{clip_id}.mp4" for clip_id in clip_ids}
 
 
-def _previous(folder: Path, encoder: Encoder) -> FeatureStore | None:
+def _previous(folder: Path, preset: dict[str, Any]) -> FeatureStore | None:
     """The store of an earlier run, if it is whole and its preset the same."""
     try:
         store = FeatureStore.open(folder)
     except AvbenchError:
         return None
-    return store if store.preset_hash == hash_preset(encoder.describe()) else None
+    return store if store.preset_hash == hash_preset(preset) else None
 
 
 def _rows_to_keep(previous: FeatureStore | None, paths: dict[str, Path]) -> Rows:

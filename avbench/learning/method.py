@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -97,7 +97,8 @@ def resolve_settings(
         UsageError: If a given key is unknown or its value has the wrong type.
         AvbenchError: If the recipe is not valid.
     """
-    types = {f.name: type(getattr(method.Settings(), f.name)) for f in fields(method.Settings)}
+    hints = get_type_hints(method.Settings)
+    types = {f.name: hints[f.name] for f in fields(method.Settings)}
     values = _recipe(method.recipes, name, benchmark, modality) if method.recipes else {}
     for key in values:
         if key not in types:
@@ -108,7 +109,7 @@ def resolve_settings(
         if key not in types:
             raise unknown("setting", key, list(types))
         if types[key] not in _SETTABLE:
-            raise UsageError(f"--set {key}: a {types[key].__name__} can only be set in a recipe")
+            raise UsageError(f"--set {key}: a {types[key]} can only be set in a recipe")
         try:
             values[key] = _parse(text, types[key])
         except ValueError as error:

@@ -62,17 +62,22 @@ class Clips:
         self, store: FeatureStore, rows: Rows, modality: Modality, device: torch.device
     ) -> None:
         self._store = store
-        self.rows = rows
+        self._rows = rows
         self._modality = modality
         self._device = device
         self._open = True
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._rows)
 
     def close(self) -> None:
         """End access: the step these clips belong to is over."""
         self._open = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the clips may be read."""
+        return self._open
 
     def features(self, positions: Rows) -> tuple[Tensor | None, Tensor | None]:
         """Read features.
@@ -90,7 +95,7 @@ class Clips:
             raise ProtocolError(
                 "a method read clips of an earlier step: keep exemplars with task.remember"
             )
-        rows = self.rows[positions]
+        rows = self._rows[positions]
         audio = self._tensor(self._store.audio(rows)) if self._modality != "visual" else None
         visual = self._tensor(self._store.visual(rows)) if self._modality != "audio" else None
         return audio, visual
@@ -154,10 +159,21 @@ class Validation:
         return len(self._clips)
 
     def accuracy(self, predict: Callable[[Clips], Rows]) -> float:
-        """Return the share of clips that `predict` gets right; NaN without clips."""
+        """Return the share of clips that `predict` gets right; NaN without clips.
+
+        Raises:
+            ProtocolError: If `predict` does not return one class a clip, or the step is over.
+        """
         if len(self) == 0:
             return float("nan")
-        return float((predict(self._clips) == self._labels).mean())
+        predicted = np.asarray(predict(self._clips))
+        if predicted.shape != self._labels.shape:
+            raise ProtocolError(f"predict must return {len(self)} classes, not {predicted.shape}")
+        return float((predicted == self._labels).mean())
+
+    def close(self) -> None:
+        """End access: the step is over."""
+        self._clips.close()
 
 
 @dataclass(frozen=True)
@@ -202,18 +218,18 @@ class Task:
         """
         if self._memory is None:
             raise ProtocolError("a method kept exemplars: let it declare uses_memory = True")
-        if self._memory.holds(self.old_classes):
+        if not self.train.is_open or self._memory.holds(self.old_classes):
             raise ProtocolError(f"step {self.step + 1}: exemplars may be kept once a step")
         new = range(self.old_classes, self.seen_classes)
         places = self._memory.make_room(self.seen_classes)
         for index in new:
             positions = np.flatnonzero(self.train.labels == index).tolist()
-            chosen = list(select(positions, places))
+            chosen = [int(position) for position in select(positions, places)]
             if len(chosen) > places or not set(chosen) <= set(positions):
                 raise ProtocolError(
                     f"at most {places} of its own clips may be kept of class {index}"
                 )
-            self._memory.keep(index, self.train.rows[chosen].tolist())
+            self._memory.keep(index, self.train._rows[chosen].tolist())
 
 
 class TaskStream:
@@ -265,6 +281,7 @@ class TaskStream:
                 raise AvbenchError(f"step {step + 1} has no train clip with features: prepare them")
             yield task
             task.train.close()
+            task.val.close()
             task.exemplars.close()
 
     def test(self, step: int) -> tuple[Clips, Rows]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -87,15 +88,22 @@ def _read(path: Path) -> pd.DataFrame:
     text = dict.fromkeys(("clip_id", "path", "youtube_id", "label", "split", "source_split"), str)
     try:
         if path.suffix.lower() == ".csv":
-            return pd.read_csv(
-                path,
-                dtype=text,
-                index_col=False,
-                keep_default_na=False,
-                na_values=[""],
-                skipinitialspace=True,
-            )
+            with warnings.catch_warnings():
+                # A row with more fields than the header would lose some.
+                warnings.simplefilter("error", pd.errors.ParserWarning)
+                return pd.read_csv(
+                    path,
+                    dtype=text,
+                    index_col=False,
+                    keep_default_na=False,
+                    na_values=[""],
+                    skipinitialspace=True,
+                )
         return pd.read_parquet(path)
+    except pd.errors.ParserWarning as error:
+        raise AvbenchError(
+            f"{path}: a row has more fields than the header: put quotes around commas"
+        ) from error
     except FileNotFoundError as error:
         raise AvbenchError(f"no table of clips {path}: check `annotations`") from error
     except (OSError, ValueError, pa.ArrowException) as error:

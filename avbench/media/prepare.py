@@ -79,9 +79,9 @@ def prepare_clips(
         for clip in clips:
             row = known.get(clip.clip_id)
             if row and row.request != make.request(clip):
-                # Cut to another time or length: not this clip any more.
+                # Cut to another time or length: not this clip any more, but maybe hard to replace.
                 del known[clip.clip_id]
-                (clips_dir / f"{clip.clip_id}.mp4").unlink(missing_ok=True)
+                _put_aside(clips_dir / f"{clip.clip_id}.mp4", home / "replaced")
         there = {clip_id for clip_id, row in known.items() if _is_there(clips_dir, row)}
         failed = {
             clip_id: row.reason
@@ -153,7 +153,7 @@ class _Maker:
 
     def request(self, clip: Clip) -> str:
         """Say what is asked for: a clip of another time or length is another clip."""
-        return f"{clip.youtube_id} {clip.start_s} {clip.end_s} {self.seconds}"
+        return f"{clip.youtube_id} {clip.start_s} {clip.end_s} {float(self.seconds)}"
 
     def _make(self, clip: Clip, target: Path) -> Outcome:
         with tempfile.TemporaryDirectory(dir=self.scratch, ignore_cleanup_errors=True) as folder:
@@ -178,6 +178,13 @@ class _Maker:
             bytes=len(content),
             sha256=hashlib.sha256(content).hexdigest(),
         )
+
+
+def _put_aside(path: Path, folder: Path) -> None:
+    if path.is_file():
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
+            path.replace(folder / path.name)
 
 
 def _is_there(clips_dir: Path, row: Outcome) -> bool:

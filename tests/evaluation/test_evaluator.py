@@ -151,6 +151,16 @@ def test_an_equal_run_is_kept_and_another_is_not_overwritten(benchmark, tmp_path
     assert not (out / "seed-1").exists()
 
 
+def test_force_replaces_the_seeds_asked_for_and_no_other(benchmark, tmp_path):
+    out = tmp_path / "run"
+    evaluate(benchmark, "finetune", seeds=[0, 1], out=out, settings=QUICK)
+    stamps = [(out / f"seed-{seed}" / "log.jsonl").stat().st_mtime_ns for seed in (0, 1)]
+    evaluate(benchmark, "finetune", seeds=np.array([1]), out=out, settings=QUICK, force=True)
+    again = [(out / f"seed-{seed}" / "log.jsonl").stat().st_mtime_ns for seed in (0, 1)]
+    assert again[0] == stamps[0]
+    assert again[1] > stamps[1]
+
+
 def test_seeds_of_other_features_are_not_kept(tiny, with_features, tmp_path):
     benchmark, out = tiny(), tmp_path / "run"
     with_features(benchmark)
@@ -208,6 +218,10 @@ def test_a_folder_of_something_else_is_not_touched(benchmark, tmp_path):
     with pytest.raises(AvbenchError, match="not a run directory"):
         evaluate(benchmark, "finetune", seeds=[0], out=tmp_path / "photos", force=True)
     assert (tmp_path / "photos" / "a.jpg").read_text() == "x"
+    (tmp_path / "photos" / "config.json").write_text('{"model": "x"}')
+    with pytest.raises(AvbenchError, match="not a run directory"):
+        evaluate(benchmark, "finetune", seeds=[0], out=tmp_path / "photos", force=True)
+    assert (tmp_path / "photos" / "config.json").read_text() == '{"model": "x"}'
 
 
 def test_missing_features_are_told_and_partial_runs_say_so(tiny, with_features, tmp_path):
@@ -228,6 +242,14 @@ def test_features_of_another_manifest_are_refused(tiny, with_features, tmp_path)
     with_features(tiny(per_class=20))
     with pytest.raises(AvbenchError, match="another version of the manifest"):
         evaluate(tiny(per_class=25), "finetune", seeds=[0], out=tmp_path / "run")
+
+
+def test_features_of_clips_of_another_length_are_refused(benchmark, tmp_path):
+    toml = tmp_path / "tiny.toml"
+    toml.write_text(toml.read_text().replace("clip_seconds = 1.0", "clip_seconds = 2.0"))
+    changed = type(benchmark).load(str(toml))
+    with pytest.raises(AvbenchError, match="clips of another length"):
+        evaluate(changed, "finetune", seeds=[0], out=tmp_path / "run")
 
 
 def test_names_that_do_not_exist(benchmark, tmp_path):

@@ -257,5 +257,5 @@ def test_settings_of_a_kind_that_text_cannot_give(tmp_path):
         pass
 
     Mine.Settings = Settings
-    with pytest.raises(UsageError, match="a tuple can only be set in a recipe"):
+    with pytest.raises(UsageError, match="can only be set in a recipe"):
         resolve_settings(Mine, "mine", "b", "visual", {"milestones": "3,4"})

@@ -58,9 +58,9 @@ def test_features_and_labels_belong_together(tiny, with_features, stream):
     for task in tasks:
         positions = np.array([3, 0, 3])
         batch = task.train.batch(positions)
-        np.testing.assert_array_equal(batch.audio, store.audio(task.train.rows[positions]))
-        np.testing.assert_array_equal(batch.visual, store.visual(task.train.rows[positions]))
-        classes = [int(store.clip_ids[row][1]) for row in task.train.rows[positions]]
+        np.testing.assert_array_equal(batch.audio, store.audio(task.train._rows[positions]))
+        np.testing.assert_array_equal(batch.visual, store.visual(task.train._rows[positions]))
+        classes = [int(store.clip_ids[row][1]) for row in task.train._rows[positions]]
         assert batch.labels.tolist() == classes
         assert batch.audio.dtype == torch.float32
 
@@ -68,11 +68,11 @@ def test_features_and_labels_belong_together(tiny, with_features, stream):
 def test_exemplars_are_what_was_kept(stream):
     kept: list[int] = []
     for task in stream(memory=13):
-        assert task.exemplars.rows.tolist() == kept
+        assert task.exemplars._rows.tolist() == kept
         task.remember(first)
         per_class = 13 // task.seen_classes
         own = [
-            task.train.rows[task.train.labels == c][:per_class]
+            task.train._rows[task.train.labels == c][:per_class]
             for c in sorted(set(task.train.labels))
         ]
         kept = (
@@ -126,6 +126,30 @@ def test_test_clips_come_without_labels(stream):
     assert set(classes) == {0, 1, 2, 3}
     assert (np.diff(classes) != 0).sum() > 6
     np.testing.assert_array_equal(rows, stream().test(1)[1])
+
+
+def test_clips_do_not_tell_where_they_lie(stream):
+    """Rows of the store are in class order."""
+    clips, _ = stream().test(1)
+    assert not hasattr(clips, "rows")
+    assert not hasattr(next(iter(stream())).train, "rows")
+
+
+def test_validation_takes_one_class_a_clip(stream):
+    task = next(iter(stream()))
+    assert task.val.accuracy(lambda clips: torch.zeros(len(clips), dtype=torch.int64)) == 0.5
+    with pytest.raises(ProtocolError, match="must return 8 classes"):
+        task.val.accuracy(lambda clips: np.zeros((len(clips), 1), dtype=int))
+
+
+def test_a_step_that_is_over_is_over(stream):
+    tasks = iter(stream())
+    before = next(tasks)
+    next(tasks)
+    with pytest.raises(ProtocolError, match="once a step"):
+        before.remember(first)
+    with pytest.raises(ProtocolError, match="earlier step"):
+        before.val.accuracy(lambda clips: clips.features(np.arange(len(clips))))
 
 
 def test_validation_measures_and_does_not_teach(stream):

@@ -226,6 +226,8 @@ def test_bad_specs_are_refused(tmp_path, change, message):
         ("clip_id,label,split,class_index\na,x,train,0\nb,y,train,inf\n", "give whole numbers"),
         ("clip_id,label,split,class_index\na,x,train,0\nb,y,train,z\n", "give whole numbers"),
         (f"clip_id,label,split,class_index\na,x,train,0\nb,y,train,{10**30}\n", "must be 0 to 1"),
+        ("path,label,split\nb,c.mp4,y,train\na.mp4,x,train\n", "put quotes around commas"),
+        ("path,label,split\na.mp4,x,train\nb,c.mp4,y,train\n", "line 3, saw 4"),
         ("path;label;split\na.mp4;x;train\n", "a CSV needs commas"),
         ("path,label,split\n,x,train\n", "row 1, path: must not be empty"),
         ("clip_id,label,split,end_s\na,x,train,inf\nb,y,train,1\n", "number of seconds"),

@@ -81,13 +81,14 @@ def test_a_clip_of_another_time_is_another_clip(tmp_path: Path, few: Few, video:
         assert (done.already, done.failed) == (0, {"not in the folder": ["b"]})
         return hashlib.sha256((benchmark.home / "clips" / "a.mp4").read_bytes()).hexdigest()
 
-    # The same id, another length; then another time.
+    # The same id, another length; then another time. What was there is put aside.
     digests = {digest(few(["a", "b"], seconds=s)) for s in (1.0, 2.0)}
     table = tmp_path / "benchmark" / "few.csv"
     lines = table.read_text().splitlines()
     table.write_text("\n".join([f"{lines[0]},start_s", f"{lines[1]},1.5", f"{lines[2]},"]))
     digests.add(digest(Benchmark.load(str(tmp_path / "benchmark" / "few.toml"))))
     assert len(digests) == 3
+    assert names(resources.home() / "few" / "replaced") == {"a.mp4"}
 
 
 def test_a_clip_that_left_the_table_is_not_deleted(few: Few) -> None:
