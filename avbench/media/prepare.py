@@ -129,7 +129,7 @@ class _Maker:
     seconds: float
     clips_dir: Path
     scratch: Path
-    fatal: list[AvbenchError] = field(default_factory=list)
+    fatal: list[AvbenchError | OSError] = field(default_factory=list)
 
     def __call__(self, clip: Clip) -> Outcome | None:
         if self.fatal:
@@ -138,7 +138,7 @@ class _Maker:
         target = self.clips_dir / f"{clip.clip_id}.mp4"
         failed = Outcome(clip.clip_id, "failed", self.source_text, self.request(clip), 0.0)
         try:
-            with writing(target):
+            with writing(self.clips_dir):
                 outcome = self._make(clip, target)
         except ClipUnavailable as error:
             outcome = replace(
@@ -146,7 +146,7 @@ class _Maker:
             )
         except InvalidClip as error:
             outcome = replace(failed, reason=error.reason, detail=error.detail)
-        except AvbenchError as error:
+        except (AvbenchError, OSError) as error:
             self.fatal.append(error)
             return None
         return replace(outcome, seconds=time.monotonic() - began)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -201,3 +202,21 @@ def test_a_full_disk_ends_the_run_in_one_line(few: Few, monkeypatch: pytest.Monk
 def test_without_a_source(few: Few) -> None:
     with pytest.raises(AvbenchError, match="few: no automatic source yet: pass --source folder:"):
         prepare_clips(few(["a"]), source=None, workers=1, report=silent)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_disk_that_fills_up_is_one_line_and_leaves_no_scratch(
+    few: Few, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    class Full:
+        def fetch(self, clip: Clip, scratch: Path) -> SourceFile:
+            path = scratch / "half.mp4"
+            path.write_bytes(b"x")
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("avbench.media.prepare.open_source", lambda text, spec: Full())
+    benchmark = few(["a", "b", "c", "d"], sources=("full",))
+    with pytest.raises(AvbenchError, match=r"clips: the disk or your quota is full"):
+        prepare_clips(benchmark, source=None, workers=workers, report=silent)
+    assert names(benchmark.home) == {"clips", "ledger.sqlite", ".lock"}
+    assert names(benchmark.home / "clips") == set()
