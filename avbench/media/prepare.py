@@ -18,7 +18,7 @@ from avbench.manifests.benchmark import Benchmark
 from avbench.manifests.manifest import Clip
 from avbench.media.ledger import SHORT, Ledger, Outcome
 from avbench.media.probe import TOLERANCE_S, InvalidClip, validate
-from avbench.media.sources.base import ClipUnavailable, Source, open_source
+from avbench.media.sources.base import ClipUnavailable, Network, Source, open_source
 from avbench.media.trim import trim
 from avbench.resources import alone, writing
 from avbench.types import AvbenchError, Report
@@ -64,7 +64,7 @@ def prepare_clips(
             remedy = "pass --source folder:DIR with a folder of the videos"
             raise AvbenchError(f"{benchmark.name}: no automatic source yet: {remedy}")
         source = benchmark.spec.sources[0]
-    opened = open_source(source, benchmark.spec)
+    opened = open_source(source, benchmark.spec, Network())
     clips = list(benchmark.manifest)
     home = benchmark.home
     clips_dir = home / "clips"

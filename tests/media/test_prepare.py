@@ -214,7 +214,7 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_no_scratch(
             path.write_bytes(b"x")
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr("avbench.media.prepare.open_source", lambda text, spec: Full())
+    monkeypatch.setattr("avbench.media.prepare.open_source", lambda *_: Full())
     benchmark = few(["a", "b", "c", "d"], sources=("full",))
     with pytest.raises(AvbenchError, match=r"clips: the disk or your quota is full"):
         prepare_clips(benchmark, source=None, workers=workers, report=silent)

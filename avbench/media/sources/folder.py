@@ -12,7 +12,7 @@ import av
 from avbench.manifests.manifest import Clip, clip_id_of
 from avbench.manifests.spec import BenchmarkSpec
 from avbench.media.probe import TOLERANCE_S, opened
-from avbench.media.sources.base import ClipUnavailable, SourceFile
+from avbench.media.sources.base import ClipUnavailable, Network, SourceFile
 from avbench.types import UsageError
 
 _SUFFIXES = {".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v"}
@@ -29,12 +29,18 @@ class FolderSource:
     Args:
         spec: The benchmark.
         argument: The folder.
+        network: Not used.
 
     Raises:
         UsageError: If the argument is not a folder.
     """
 
-    def __init__(self, spec: BenchmarkSpec, argument: str | None) -> None:
+    def __init__(
+        self,
+        spec: BenchmarkSpec,
+        argument: str | None,
+        network: Network,  # noqa: ARG002
+    ) -> None:
         if not argument:
             raise UsageError("source folder: which one? Write folder:DIR")
         root = Path(argument).expanduser()
