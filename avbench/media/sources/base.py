@@ -71,7 +71,8 @@ class Network:
 class Source(Protocol):
     """What is registered under the entry-point group `avbench.sources`.
 
-    A source is opened once in every process that works.
+    A source is opened once in every process that works. One that downloads has an attribute
+    `remote` that is true.
 
     Args:
         spec: The benchmark.
@@ -90,8 +91,8 @@ class Source(Protocol):
 
         Args:
             clip: The clip.
-            scratch: A folder for what has to be written. The clips of one source video share it, one
-                after the other, so that a video is downloaded once; it is deleted after the last.
+            scratch: A folder for what has to be written. The clips of one source video share it,
+                one after the other, so that a video is downloaded once; it is deleted after them.
 
         Raises:
             ClipUnavailable: If the source does not have it.
