@@ -31,8 +31,8 @@ lint: .venv/dev
 
 # The pages of docs/audits/; a test compares them with what the command says.
 audits: .venv/avbench
-	for manifest in splits/*.parquet; do \
-	  name=$$(basename $$manifest .parquet); \
+	for spec in avbench/manifests/specs/*.toml; do \
+	  name=$$(basename $$spec .toml); \
 	  $(BIN)/avbench splits audit $$name --out docs/audits/$$name.md || exit 1; \
 	done
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -33,13 +32,21 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except AvbenchError as error:
-            click.echo(f"Error: {error}", err=True)
-            ctx.exit(error.exit_code)
+            _fail(ctx, str(error), error.exit_code)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "avbench"
+            _fail(ctx, f"{error.format_message()} See {command} --help.", error.exit_code)
         except BrokenPipeError:
             raise  # click ends quietly when the reader of a pipe is gone
         except OSError as error:
-            click.echo(f"Error: {error}", err=True)
-            ctx.exit(1)
+            _fail(ctx, str(error), 1)
+
+
+def _fail(ctx: click.Context, message: str, code: int) -> NoReturn:
+    """Say in one line what is wrong, whatever a name in it holds."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+    click.echo(f"Error: {line}", err=True)
+    ctx.exit(code)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -236,9 +243,11 @@ def leaderboard(benchmark: str, as_json: bool) -> None:
     from dataclasses import asdict
 
     from avbench.leaderboard.board import Board
-    from avbench.manifests.spec import load_spec
+    from avbench.manifests.spec import load_spec, shipped_names
 
     name = load_spec(benchmark).name
+    if name not in shipped_names():
+        raise AvbenchError(f"there is no leaderboard for {name}: variants and your own have none")
     board = Board.read(resources.shipped("leaderboards") / f"{name}.json")
     if as_json:
         print_json([asdict(entry) for entry in board.entries])

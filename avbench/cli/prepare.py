@@ -16,14 +16,16 @@ from avbench.types import SPLITS, Split, UsageError
 
 if TYPE_CHECKING:
     from avbench.manifests.benchmark import Benchmark
-    from avbench.media.prepare import Plan
+    from avbench.media.backend import Backend
+    from avbench.media.prepare import Plan, Stage
 
+_DONE: dict[str | None, str] = {"acquire": "have their original", "validate": "are sound"}
 _STAGES = ("acquire", "trim", "validate", "features")
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 _BYTES = re.compile(r"(\d{1,9})([KMG]?)", re.IGNORECASE)
 
 
-class _Rate(click.ParamType):
+class _Rate(click.ParamType[int]):
     name = "BYTES"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
@@ -56,7 +58,7 @@ class _Rate(click.ParamType):
 @workers_option
 @click.option(
     "--backend",
-    type=click.Choice(["threading", "loky", "dask"]),
+    type=click.Choice(("threading", "loky", "dask")),
     default="threading",
     show_default=True,
     help="Threads, processes, or a Dask cluster.",
@@ -98,7 +100,7 @@ def prepare(
     benchmark: str,
     sources: tuple[str, ...],
     preset: str | None,
-    stage: str | None,
+    stage: Stage | None,
     dry_run: bool,
     split: Split | None,
     step: int | None,
@@ -106,7 +108,7 @@ def prepare(
     keep_originals: bool,
     retry_refused: bool,
     workers: int,
-    backend: str,
+    backend: Backend,
     scheduler: str | None,
     cookies: Path | None,
     browser: str | None,
@@ -141,27 +143,22 @@ def prepare(
       avbench prepare ave-ci --split test --limit 20
       avbench prepare my-benchmark.toml --source folder:clips
     """
+    from avbench.features.extract import extract
     from avbench.manifests.benchmark import Benchmark
     from avbench.media.prepare import Choice, check_clips, plan_clips, prepare_clips
     from avbench.media.sources.base import Network
 
     asked = Benchmark.load(benchmark)
     chosen = asked.base
-    if step and step > asked.spec.steps:
-        raise UsageError(f"--step {step}: {asked.name} has {asked.spec.steps} steps")
-    choice = Choice(split, None if step is None else step - 1, limit)
+    choice = Choice(split, step and step - 1, limit)
     if chosen is not asked:
         click.echo(f"{asked.name} shares the clips and features of {chosen.name}.", err=True)
     if dry_run:
         plan = plan_clips(asked, sources=sources, choice=choice)
         _print_plan(chosen, plan, workers, as_json=as_json)
         return
-    encoder = registry.load("encoders", preset or chosen.spec.preset)()
-    if not sources and stage in (None, "acquire") and chosen.spec.source_notes:
-        click.echo(
-            f"source: {', '.join(chosen.spec.sources)}. {chosen.spec.source_notes}", err=True
-        )
-    network = Network(cookies, browser, proxy, rate, max_height, sleep, timeout, retries, downloads)
+    wanted = choice.of(asked)
+    encoder = registry.load("encoders", preset or asked.spec.preset)()
     failed: dict[str, list[str]] = {}
     store, ready = None, 0
     with progress() as report:
@@ -169,13 +166,24 @@ def prepare(
             sound, damaged = check_clips(asked, workers=workers, report=report, choice=choice)
             ready, failed = len(sound), {"damaged": damaged} if damaged else {}
         elif stage != "features":
+            _explain_sources(chosen, sources)
             prepared = prepare_clips(
                 asked,
                 sources=sources,
                 workers=workers,
                 report=report,
                 choice=choice,
-                network=network,
+                network=Network(
+                    cookies=cookies,
+                    browser=browser,
+                    proxy=proxy,
+                    rate=rate,
+                    height=max_height,
+                    sleep_s=sleep,
+                    timeout_s=timeout,
+                    retries=retries,
+                    downloads=downloads,
+                ),
                 backend=backend,
                 scheduler=scheduler,
                 stage=stage,
@@ -184,34 +192,16 @@ def prepare(
             )
             failed, ready = prepared.failed, prepared.ok + prepared.already
         if stage == "features" or (stage is None and ready):
-            from avbench.features.extract import extract
-
             store = extract(chosen, encoder, workers=workers, report=report)
-    wanted = choice.of(asked)
-    if store:
-        ready = int((store.rows_of(wanted) >= 0).sum())
+            ready = int((store.rows_of(wanted) >= 0).sum())
+    done = f"are ready, with {encoder.name} features" if store else _DONE.get(stage, "are ready")
     if as_json:
-        print_json(
-            {
-                "benchmark": chosen.name,
-                "clips": len(wanted),
-                "ready": ready,
-                "failed": failed,
-                "features": str(store.folder) if store else None,
-            }
-        )
+        features = str(store.folder) if store else None
+        counts = {"clips": len(wanted), "ready": ready, "failed": failed}
+        print_json({"benchmark": chosen.name, **counts, "features": features})
     else:
-        done = {"acquire": "have their original", "validate": "are sound"}.get(stage or "", "")
-        done = done or ("are ready" + (f", with {encoder.name} features" if store else ""))
         click.echo(f"{ready:,} of {len(wanted):,} clips {done}")
-        for reason, clips in failed.items():
-            examples = ", ".join(clips[:3]) + (", ..." if len(clips) > 3 else "")
-            click.echo(f"  {len(clips):,} failed: {reason} ({examples})")
-        if failed:
-            click.echo(f"particulars: avbench status {chosen.argument} --export clips.csv")
-        click.echo(f"in {chosen.home}")
-        if chosen.spec.notes:
-            click.echo(f"note: {chosen.spec.notes}")
+        _print_failed(chosen, failed)
     if ready < len(wanted):
         sys.exit(1)
 
@@ -260,6 +250,23 @@ def status(benchmark: str, export: Path | None, as_json: bool) -> None:
             ["failed", "kind", "clips", "such as"],
             [[f.reason, f.failure, f.clips, f.example] for f in found.failures],
         )
+
+
+def _explain_sources(chosen: Benchmark, given: tuple[str, ...]) -> None:
+    if not given and chosen.spec.source_notes:
+        names = ", ".join(chosen.spec.sources)
+        click.echo(f"Source: {names}. {chosen.spec.source_notes}", err=True)
+
+
+def _print_failed(chosen: Benchmark, failed: dict[str, list[str]]) -> None:
+    for reason, clips in failed.items():
+        examples = ", ".join(clips[:3]) + (", ..." if len(clips) > 3 else "")
+        click.echo(f"  {len(clips):,} failed: {reason} ({examples})")
+    if failed:
+        click.echo(f"particulars: avbench status {chosen.argument} --export clips.csv")
+    click.echo(f"in {chosen.home}")
+    if chosen.spec.notes:
+        click.echo(f"note: {chosen.spec.notes}")
 
 
 def _print_plan(chosen: Benchmark, plan: Plan, workers: int, *, as_json: bool) -> None:

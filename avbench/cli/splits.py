@@ -55,6 +55,8 @@ def build(benchmarks: tuple[str, ...], out: Path | None, as_json: bool) -> None:
     specs = [load_spec(name) for name in benchmarks or shipped_names()]
     if out and len(specs) > 1:
         raise UsageError("--out names one file: build one benchmark at a time, or leave it out")
+    if out and out.suffix != ".parquet":
+        raise UsageError(f"--out {out}: end it in .parquet")
     # All before any is written: what fails writes nothing.
     manifests = [build_manifest(spec) for spec in specs]
     rows = []
@@ -69,10 +71,11 @@ def build(benchmarks: tuple[str, ...], out: Path | None, as_json: bool) -> None:
                 "fingerprint": manifest.fingerprint,
             }
         )
-        if not as_json:
-            click.echo(f"{path}: {len(manifest):,} clips, fingerprint {manifest.fingerprint}")
     if as_json:
         print_json(rows)
+        return
+    for row in rows:
+        click.echo(f"{row['path']}: {row['clips']:,} clips, fingerprint {row['fingerprint']}")
 
 
 @splits.command()

@@ -174,7 +174,6 @@ class Audit:
             f"# Audit of {self.benchmark}",
             f"{self.clips:,} clips of {self.videos:,} known source videos, {self.classes} classes"
             f" in {len(self.steps)} steps. Fingerprint of the manifest:\n`{self.fingerprint}`.",
-            f"Made by `avbench splits audit {self.benchmark}`.",
             "## What is wrong with it",
             "\n".join(f"- {fault}" for fault in self.faults()) or "Nothing that an audit can see.",
             "## Clips and classes per step",
@@ -216,14 +215,20 @@ class Audit:
             ),
             "## Missing time stamps",
             _table(
-                ["split", "clips without start or end"],
+                ["split", "clips of a known video without start or end"],
                 [list(item) for item in self.missing_times.items()],
             ),
             "## The source data set's own lists",
             self._source_lists(),
             "## Source videos that other benchmarks have too",
             _table(
-                ["benchmark", "videos", "clips here", "test here, train there", "train here, test"],
+                [
+                    "benchmark",
+                    "videos",
+                    "clips here",
+                    "test here, train there",
+                    "train here, test there",
+                ],
                 [list(asdict(overlap).values()) for overlap in self.overlaps],
             ),
         ]

@@ -60,7 +60,7 @@ class Benchmark:
         """The benchmark whose clips and features this one uses: itself, unless derived."""
         root = self.spec.variant_of or self.spec
         if root.clips_of:
-            return Benchmark.load(root.clips_of)
+            return Benchmark.load(root.clips_of).base
         return self if root is self.spec else Benchmark(root)
 
     @cached_property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +37,8 @@ SCHEMA = pa.schema(
 )
 _METADATA_KEY = b"avbench"
 _FORMAT = 1
+_PRINTABLE = re.compile(r"[ -~]{1,200}")
+_LONGEST_S = 1e9
 # A clip id becomes a file name, and one that starts with a dot would be hidden.
 _CLIP_ID = r"\A[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}\z"
 
@@ -106,9 +109,8 @@ class Manifest:
             AvbenchError: If a row is not valid; the message names row and column.
         """
         checks = _Checks(origin or f"manifest {name}", table, rows)
+        checks.columns()
         for field in SCHEMA:
-            if field.name not in table.column_names:
-                raise AvbenchError(f"{checks.origin}: column {field.name} is missing")
             if not field.nullable:
                 checks.refuse(pc.is_null(table[field.name]), field.name, "must not be null")
         try:
@@ -130,8 +132,8 @@ class Manifest:
         manifest = cls.from_table(info["name"], table, seed=info["seed"], origin=str(path))
         if manifest.fingerprint != info["fingerprint"]:
             raise AvbenchError(
-                f"{path}: rows do not match the file's fingerprint: it was edited or is corrupt:"
-                " avbench splits verify tells where, avbench splits build makes it anew"
+                f"{path}: its rows do not give the fingerprint it claims: it was edited or is"
+                " corrupt: build it anew; avbench splits verify may say where"
             )
         return manifest
 
@@ -285,7 +287,9 @@ def clip_id_of(path: str) -> str:
     Args:
         path: Relative, with `/` between folders.
     """
-    return re.sub(r"[^A-Za-z0-9._-]", "_", str(PurePosixPath(path).with_suffix(""))).lstrip(".")
+    name = PurePosixPath(path)
+    stem = name.with_suffix("") if name.name else name
+    return re.sub(r"[^A-Za-z0-9._-]", "_", str(stem)).lstrip(".")
 
 
 def read_summary(path: Path) -> dict[str, Any]:
@@ -306,7 +310,9 @@ def _metadata(schema: pa.Schema, path: Path) -> dict[str, Any]:
         texts = isinstance(info["name"], str) and isinstance(info["fingerprint"], str)
         if info["format"] != _FORMAT or not texts or not isinstance(info["seed"], int | None):
             raise KeyError("format")
-    except (KeyError, TypeError, ValueError) as error:
+        if not _PRINTABLE.fullmatch(info["name"]):
+            raise KeyError("name")
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise AvbenchError(
             f"{path}: a Parquet file, but not a manifest of avbench: its metadata lack that"
         ) from error
@@ -352,6 +358,15 @@ class _Checks:
         """Return what people call a row."""
         return int(row if self.rows is None else self.rows[row]) + 1
 
+    def columns(self) -> None:
+        """Check that every column is there, once."""
+        names = self.table.column_names
+        for field in SCHEMA:
+            if field.name not in names:
+                raise AvbenchError(f"{self.origin}: column {field.name} is missing")
+            if names.count(field.name) > 1:
+                raise AvbenchError(f"{self.origin}: column {field.name} is there twice")
+
     def run(self) -> None:
         """Check all rules on a table of the right types."""
         table = self.table
@@ -364,9 +379,13 @@ class _Checks:
         split = pc.is_in(table["split"], pa.array(SPLITS))
         self.refuse(pc.invert(split), "split", "must be train, val or test")
         self.refuse(pc.equal(table["label"], ""), "label", "must not be empty")
+        for column in ("label", "youtube_id", "source_split"):
+            # They are printed, and become parts of names and pages.
+            odd = pc.fill_null(pc.match_substring_regex(table[column], r"[\x00-\x1f\x7f]"), False)
+            self.refuse(odd, column, "must not hold control characters")
         for column in ("start_s", "end_s"):
-            finite = pc.fill_null(pc.is_finite(table[column]), True)
-            self.refuse(pc.invert(finite), column, "must be a number of seconds")
+            sane = pc.fill_null(pc.less(pc.abs(table[column]), _LONGEST_S), True)
+            self.refuse(pc.invert(sane), column, "must be a number of seconds, below 1e9")
         negative = pc.fill_null(pc.less(table["start_s"], 0), False)
         self.refuse(negative, "start_s", "must not be negative")
         ends = pc.fill_null(pc.less_equal(table["end_s"], table["start_s"]), False)
@@ -396,7 +415,9 @@ class _Checks:
         self.refuse(index > len(present) - 1, "class_index", "leaves a gap in 0, 1, 2, ...")
         self.refuse(codes != codes[first][index], "label", "the class has another name above")
         if len(labels.dictionary) != classes:
-            raise AvbenchError(f"{self.origin}: two class indices share one label")
+            twice = Counter(codes[first].tolist()).most_common(1)[0][0]
+            label = labels.dictionary[twice].as_py()
+            raise AvbenchError(f"{self.origin}: two class indices share one label, {label!r}")
         self.refuse(step != step[first][index], "step", "the class is in another step above")
         steps = step[first]
         if steps[0] != 0 or not np.isin(np.diff(steps), (0, 1)).all():

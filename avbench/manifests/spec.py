@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from avbench.manifests.variant import Variant, parse
+from avbench.manifests.variant import Variant, parse, sizes_of_steps
 from avbench.registry import unknown
 from avbench.types import AvbenchError, UsageError
 
@@ -61,7 +61,8 @@ class BenchmarkSpec:
         keep_videos_together: Whether a hold-out takes all clips of a source video or none.
         drop_test_videos: Whether to leave out train and val clips of source videos that are in
             test.
-        clips_of: A benchmark of avbench whose clips and features this one shares; or empty.
+        clips_of: A benchmark of avbench whose clips and features this one shares, all of its own
+            being among them; or empty.
         columns: Where every column of the table comes from.
         licence: Licence of the annotations, and where the clips' own applies.
         citation: BibTeX.
@@ -203,7 +204,11 @@ def _checked(given: dict[str, Any], path: Path) -> BenchmarkSpec:
         if not all(isinstance(text, str) for text in texts):
             raise AvbenchError(f"{path}: {key} must hold texts only")
     values["sources"] = tuple(values["sources"])
-    values["classes_per_step"] = _steps(values["classes"], values["classes_per_step"], path)
+    try:
+        sizes = sizes_of_steps(values["classes"], values["classes_per_step"])
+    except UsageError as error:
+        raise AvbenchError(f"{path}: {error}") from error
+    values["classes_per_step"] = sizes
     _check_values(values, path)
     return BenchmarkSpec(**values, path=path.resolve())
 
@@ -224,6 +229,8 @@ def _check_values(values: dict[str, Any], path: Path) -> None:
         raise AvbenchError(
             f"{path}: clips_of: {unknown('benchmark', values['clips_of'], shipped_names())}"
         )
+    if values["clips_of"] and values["clip_seconds"] != _read(values["clips_of"]).clip_seconds:
+        raise AvbenchError(f"{path}: clip_seconds must be that of {values['clips_of']} (clips_of)")
 
 
 def _class_names(given: list[Any], path: Path) -> tuple[str, ...]:
@@ -232,12 +239,4 @@ def _class_names(given: list[Any], path: Path) -> tuple[str, ...]:
             raise AvbenchError(f"{path}: classes: entry {number + 1} {name!r} must be a label")
         if name in given[:number]:
             raise AvbenchError(f"{path}: classes: entry {number + 1} {name!r} appears twice")
-    return tuple(given)
-
-
-def _steps(classes: int, given: int | list[int], path: Path) -> tuple[int, ...]:
-    if isinstance(given, int):
-        given = [given] * (classes // given) if given > 0 else []
-    if not given or any(type(k) is not int or k < 1 for k in given) or sum(given) != classes:
-        raise AvbenchError(f"{path}: classes_per_step must add up to classes = {classes}")
     return tuple(given)

@@ -87,6 +87,26 @@ def write_steps(sizes: Sequence[int]) -> str:
     return "+".join(f"{count}x{size}" if count > 1 else str(size) for count, size in runs)
 
 
+def sizes_of_steps(classes: int, given: int | Sequence[int]) -> tuple[int, ...]:
+    """Return the number of new classes at every step.
+
+    Args:
+        classes: How many there are together.
+        given: One number for all steps, or one for each.
+
+    Raises:
+        UsageError: If they do not add up.
+    """
+    if isinstance(given, int):
+        sizes = (given,) * (classes // given if given > 0 else 0)
+    else:
+        sizes = tuple(given)
+    if not sizes or any(type(k) is not int or k < 1 for k in sizes) or sum(sizes) != classes:
+        shown = given if isinstance(given, int) else list(given)
+        raise UsageError(f"classes_per_step = {shown} must add up to {classes} classes")
+    return sizes
+
+
 def by_hash(seed: int, keys: Iterable[str]) -> list[str]:
     """Return keys in the order of SHA-256(seed, key).
 
@@ -149,6 +169,6 @@ def _sizes(text: str, classes: int) -> tuple[int, ...]:
 
 
 def _whole(key: str, text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise UsageError(f"{key}={text}: give a whole number, not negative")
+    if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) >= 2**31:
+        raise UsageError(f"{key}={text}: give a whole number, not negative, nor huge")
     return int(text)

@@ -39,16 +39,14 @@ def pool(backend: Backend, *, workers: int, scheduler: str | None = None) -> Ite
             yield
         return
     try:
-        from distributed import Client
+        import distributed
     except ImportError as error:
         raise UsageError("--backend dask needs Dask: pip install distributed") from error
-    options: dict[str, Any] = {"n_workers": workers, "threads_per_worker": 1}
+    local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+    options: dict[str, Any] = {"address": scheduler, "timeout": 20} if scheduler else local
     try:
-        client = (
-            Client(scheduler, timeout=20)
-            if scheduler
-            else Client(**options, dashboard_address=None)
-        )
+        connect: Any = distributed.Client
+        client = connect(**options)
     except (OSError, ValueError) as error:
         raise AvbenchError(f"no Dask scheduler at {scheduler}: check the address") from error
     with client, parallel_config(backend="dask", n_jobs=-1):

@@ -35,7 +35,9 @@ from avbench.media.sources.base import (
 )
 from avbench.media.trim import trim
 from avbench.resources import alone, writing
-from avbench.types import AvbenchError, Report, Split, silent
+from avbench.types import AvbenchError, Report, Split, UsageError, silent
+
+Stage = Literal["acquire", "trim", "validate", "features"]
 
 _KEPT = "kept"
 """What the ledger calls the source of a clip that was cut from a kept original."""
@@ -65,7 +67,13 @@ class Choice:
     limit: int | None = None
 
     def of(self, benchmark: Benchmark) -> list[str]:
-        """Return the ids of the clips, in the manifest's order."""
+        """Return the ids of the clips, in the manifest's order.
+
+        Raises:
+            UsageError: If the benchmark has no such step.
+        """
+        if self.step is not None and self.step >= benchmark.spec.steps:
+            raise UsageError(f"{benchmark.name} has {benchmark.spec.steps} steps only")
         table = benchmark.manifest.table.select(["clip_id", "split", "step"]).to_pydict()
         rows = zip(table["clip_id"], table["split"], table["step"], strict=True)
         chosen = (
@@ -130,7 +138,7 @@ def prepare_clips(
     network: Network = _DEFAULTS,
     backend: Backend = "threading",
     scheduler: str | None = None,
-    stage: Literal["acquire", "trim"] | None = None,
+    stage: Stage | None = None,
     keep_originals: bool = False,
     retry_refused: bool = False,
 ) -> Prepared:

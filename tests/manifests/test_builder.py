@@ -241,10 +241,10 @@ def test_the_callers_table_stays_as_it_was():
         ({}, {"classes": ["cat", "cat"]}, "a class is selected twice"),
         ({}, {"test_per_class": 6}, "row 1, label 'cat': the class has 6 clips, too few to hold"),
         ({}, {"test_per_class": 5, "val_per_class": 1}, "row 1, label 'cat': the class has 6"),
-        ({}, {"classes_per_step": 3}, "2 classes in column label, but classes_per_step is 3"),
-        ({}, {"classes_per_step": [1, 2]}, "but classes_per_step adds up to 3"),
-        ({}, {"classes_per_step": [2, 0]}, "classes_per_step adds up to 2"),
-        ({}, {"classes_per_step": 0}, "classes_per_step is 0"),
+        ({}, {"classes_per_step": 3}, "it has 2 classes: classes_per_step = 3 must add up"),
+        ({}, {"classes_per_step": [1, 2]}, "classes_per_step = [1, 2] must add up to 2"),
+        ({}, {"classes_per_step": [2, 0]}, "classes_per_step = [2, 0] must"),
+        ({}, {"classes_per_step": 0}, "classes_per_step = 0 must"),
         ({}, {"test_per_class": 0}, "column split is missing"),
         ({"label": None}, {}, "row 8, label: must not be empty"),
         ({"start_s": "soon"}, {}, "row 8, start_s 'soon': must be a number of seconds"),
@@ -267,6 +267,115 @@ def test_bad_input_names_table_row_and_column(tmp_path, change, options, message
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
         assert str(caught.value).startswith(origin or "table of pets: ")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("label", [{"a": 1}] * 4, "row 1, label .*: must be a text"),
+        ("label", [b"\xff"] * 4, "row 1, label .*: must be a text"),
+        ("label", ["x\ny"] * 4, "row 1, label .*: must not hold control characters"),
+        ("youtube_id", ["a\x1b[2J", "b", "c", "d"], "row 1, youtube_id .*control characters"),
+        ("start_s", pd.to_datetime(["2020-01-01"] * 4), "column start_s: must be a number"),
+        ("start_s", [1j] * 4, "column start_s: must be a number of seconds, not complex"),
+        ("start_s", [1e18] * 4, "row 1, start_s 1e.18: must be a number of seconds, below 1e9"),
+        ("class_index", pd.array([0, None, 0, 0], "Int64"), "row 2, class_index: must be a whole"),
+        ("class_index", [0, 1, 0, 0], "row 2, class_index '1': must be 0 to 0"),
+    ],
+)
+def test_odd_columns_are_refused_in_one_line(tmp_path, column, values, message):
+    table = pd.DataFrame({"clip_id": list("abcd"), "label": ["x"] * 4, "split": ["train"] * 4})
+    table[column] = values
+    with pytest.raises(AvbenchError, match=message):
+        build_manifest("odd", table, classes_per_step=1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "clip_id,label,split,note\n"
+        + "".join(f"c{i},x,train,{i}\n" for i in range(10))
+        + "d,x,test,!\n",
+        "clip_id,label,split,index,step,level_0\na,x,train,9,9,9\nb,x,test,9,9,9\n",
+        "clip_id,label,split,youtube_id\na, x ,train ,\nb,x, test,\n",
+        "\ufeffclip_id,label,split\r\na,x,train\r\nb,x,test\r\n",
+    ],
+)
+def test_what_is_no_business_of_ours_does_no_harm(tmp_path, text):
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
+    manifest = build_manifest("t", tmp_path / "t.csv", classes_per_step=1)
+    assert manifest.labels == ("x",)
+    assert {clip.youtube_id for clip in manifest} == {None}
+
+
+def test_metadata_of_pandas_are_not_needed(tmp_path):
+    table = pa.table({"clip_id": ["a", "b"], "label": ["x", "x"], "split": ["train", "test"]})
+    for metadata in ("{}", "[]", '{"index_columns": 5}'):
+        pq.write_table(table.replace_schema_metadata({"pandas": metadata}), tmp_path / "t.parquet")
+        assert len(build_manifest("t", tmp_path / "t.parquet", classes_per_step=1)) == 2
+
+
+def test_columns_that_are_there_twice_are_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("clip_id,label,label,split\na,x,y,train\n")
+    with pytest.raises(AvbenchError, match="t.csv: column label is there twice"):
+        build_manifest("t", tmp_path / "t.csv", classes_per_step=1)
+    frame = pd.DataFrame([["a", "x", "y", "train"]], columns=["clip_id", "label", "label", "split"])
+    with pytest.raises(AvbenchError, match="column label is there twice"):
+        build_manifest("t", frame, classes_per_step=1)
+
+
+def test_dropping_test_videos_never_empties_a_class():
+    table = pd.DataFrame(
+        {"clip_id": list("abcd"), "youtube_id": list("vvww"), "label": list("xyyy")}
+    ).assign(split=["train", "test", "train", "train"])
+    with pytest.raises(AvbenchError, match="row 1, label 'x': no train clip of the class is left"):
+        build_manifest("t", table, classes_per_step=1, drop_test_videos=True)
+
+
+def test_a_val_hold_out_takes_no_video_that_is_in_the_tables_test():
+    table = pd.DataFrame(
+        {
+            "clip_id": list("abcdef"),
+            "youtube_id": ["v0", "v0", "v1", "v2", "v3", "v4"],
+            "label": "x",
+            "split": ["test", "train", "train", "train", "train", "test"],
+        }
+    )
+    for seed in range(20):
+        manifest = build_manifest("t", table, classes_per_step=1, val_per_class=1, seed=seed)
+        assert splits_of_videos(manifest)["v0"] == {"test", "train"}
+
+
+def test_clips_without_a_video_stand_alone():
+    table = pd.DataFrame({"clip_id": ["a", "b", "c", "v"], "label": "x"})
+    table["youtube_id"] = [None, "", " ", "a"]  # one of them named as a clip is
+    manifest = build_manifest("t", table, classes_per_step=1, test_per_class=1)
+    assert [clip.split for clip in manifest].count("test") == 1
+    by_seed = {
+        next(
+            c.clip_id
+            for c in build_manifest("t", table, classes_per_step=1, test_per_class=1, seed=seed)
+            if c.split == "test"
+        )
+        for seed in range(40)
+    }
+    assert by_seed == {"a", "b", "c", "v"}
+
+
+def test_a_source_split_that_is_there_is_kept_by_a_new_split():
+    table = videos({"cat": [1] * 4, "dog": [1] * 4})
+    table["split"], table["source_split"] = "test", "val"
+    manifest = build_manifest("pets", table, classes_per_step=1, test_per_class=1)
+    assert {clip.source_split for clip in manifest} == {"val"}
+
+
+def test_fractions_of_a_millisecond_do_not_count():
+    table = videos({"cat": [1] * 4})
+    one, two = (
+        build_manifest("t", table.assign(end_s=end), classes_per_step=1, test_per_class=1)
+        for end in (0.3, 0.1 + 0.2)
+    )
+    assert one.table.equals(two.table)
 
 
 def test_rows_are_counted_in_the_table_also_where_classes_are_left_out():
@@ -332,14 +441,48 @@ def test_missing_doubled_and_shuffled_rows_are_told(tmp_path):
             verify(path)
 
 
-def test_edited_metadata_are_told(tmp_path):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"counts": {}}, "metadata counts: not what its rows give"),
+        ({"seed": 7}, "metadata seed: not what its rows give"),
+        ({"class_order": ["x"]}, "metadata class_order"),
+        ({"fingerprint": "0" * 64}, "metadata fingerprint"),
+        ({"name": "toy-ci:steps=4"}, "'toy-ci:steps=4': not a benchmark or variant of avbench"),
+        ({"name": "toy-ci:foo=1"}, "not a benchmark or variant of avbench"),
+        ({"name": "toy-ci:../../etc.toml"}, "not a benchmark or variant of avbench"),
+        ({"name": "toy\nok  vs100-ci"}, "not a manifest of avbench"),
+        ({"seed": "x"}, "not a manifest of avbench"),
+        ({"format": 2}, "not a manifest of avbench"),
+    ],
+)
+def test_edited_metadata_are_told(tmp_path, change, message):
     path = tmp_path / "m.parquet"
     build(load_spec("toy-ci")).write(path)
     table = pq.read_table(path)
-    info = json.loads(table.schema.metadata[b"avbench"])
-    info["counts"]["test"] = 7
+    info = json.loads(table.schema.metadata[b"avbench"]) | change
     pq.write_table(table.replace_schema_metadata({b"avbench": json.dumps(info)}), path)
-    with pytest.raises(AvbenchError, match="metadata counts: not what its rows give"):
+    with pytest.raises(AvbenchError, match=message) as caught:
+        verify(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_columns_of_other_types_are_told(tmp_path):
+    path = tmp_path / "m.parquet"
+    build(load_spec("toy-ci")).write(path)
+    table = pq.read_table(path)
+    lists = pa.array([[i] for i in range(len(table))])
+    pq.write_table(table.set_column(0, "clip_id", lists), path)
+    with pytest.raises(AvbenchError, match="column clip_id: its type is"):
+        verify(path)
+    pq.write_table(table.append_column("label", table["label"]), path)
+    with pytest.raises(AvbenchError, match="columns .*: not those of a manifest"):
+        verify(path)
+    with pytest.raises(AvbenchError, match="column label is there twice"):
+        Manifest.read(path)
+    deep = table.replace_schema_metadata({b"avbench": b"[" * 100_000})
+    pq.write_table(deep, path)
+    with pytest.raises(AvbenchError, match="not a manifest of avbench"):
         verify(path)
 
 
@@ -365,6 +508,9 @@ def test_shared_clips_must_be_the_same_clips(tmp_path):
     cats = Benchmark.load(str(tmp_path / "cats.toml"))
     assert len(cats.manifest) == len(rows)
     assert cats.home == Benchmark.load("ave-ci").home
+    (tmp_path / "short.toml").write_text(toml.replace("clip_seconds = 10", "clip_seconds = 9"))
+    with pytest.raises(AvbenchError, match="clip_seconds must be that of ave-ci"):
+        Benchmark.load(str(tmp_path / "short.toml"))
     rows.assign(end_s=rows["end_s"] - 1).to_csv(tmp_path / "cats.csv", index=False)
     with pytest.raises(AvbenchError, match="ave-ci has no such clip of this video and time"):
         _ = Benchmark.load(str(tmp_path / "cats.toml")).manifest
@@ -424,7 +570,10 @@ def test_a_table_without_class_order_gets_one_by_seed(tmp_path):
         ("clip_id,label,split,class_index\na,x,train,0\nb,y,train,inf\n", "must be a whole number"),
         ("clip_id,label,split,class_index\na,x,train,0\nb,y,train,z\n", "must be a whole number"),
         (f"clip_id,label,split,class_index\na,x,train,0\nb,y,train,{10**30}\n", "must be 0 to 1"),
-        ("path,label,split\nb,c.mp4,y,train\na.mp4,x,train\n", "put quotes around commas"),
+        (
+            "path,label,split\nb,c.mp4,y,train\na.mp4,x,train\n",
+            "row 1: more fields than the header: put quotes",
+        ),
         ("path,label,split\na.mp4,x,train\nb,c.mp4,y,train\n", "line 3, saw 4"),
         ("path;label;split\na.mp4;x;train\n", "a CSV needs commas"),
         ("path,label,split\n,x,train\n", "row 1, path: must not be empty"),

@@ -172,7 +172,7 @@ def test_pandas_reads_a_manifest_without_our_help():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("classes = 6", "classes = 7"), "classes_per_step must add up"),
+        (("classes = 6", "classes = 7"), "classes_per_step = 3 must add up to 7"),
         (("classes = 6", ""), "classes is missing"),
         (('annotations = "clips.csv"', ""), "annotations is missing"),
         (("clip_seconds = 1", 'clip_seconds = "1"'), "clip_seconds must be a number"),
@@ -197,6 +197,7 @@ def test_a_file_gives_its_path_as_id():
     assert clip_id_of("dog barks/1.mp4") == "dog_barks_1"
     assert clip_id_of("ünï/-a.b.mkv") == "_n__-a.b"
     assert clip_id_of("no-suffix") == "no-suffix"
+    assert clip_id_of(".") == ""
 
 
 def test_unknown_benchmark_names_the_closest():
