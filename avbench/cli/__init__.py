@@ -36,6 +36,8 @@ class _Group(click.Group):
         except click.UsageError as error:
             command = error.ctx.command_path if error.ctx else "avbench"
             _fail(ctx, f"{error.format_message()} See {command} --help.", error.exit_code)
+        except KeyboardInterrupt:
+            _fail(ctx, "stopped by Ctrl-C: the same command goes on from here", 1)
         except BrokenPipeError:
             raise  # click ends quietly when the reader of a pipe is gone
         except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ class BenchmarkSpec:
     keep_videos_together: bool
     drop_test_videos: bool
     clips_of: str
-    columns: dict[str, str]
+    columns: dict[str, str] = field(hash=False)
     licence: str
     citation: str
     homepage: str

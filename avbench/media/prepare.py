@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -11,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -181,6 +182,7 @@ def prepare_clips(
     ):
         with writing(clips_dir(benchmark)):
             clips_dir(benchmark).mkdir(exist_ok=True)
+        _recover(benchmark, ledger)
         if retry_refused:
             ledger.forget_refusals()
         desk = _Desk(benchmark, wanted, ledger, report, acquired_is_enough=stage == "acquire")
@@ -338,6 +340,8 @@ class _Desk:
             else:
                 self._failed[clip.clip_id] = reason
         self._tell(last)
+        if not asked:
+            return
         seen: set[str] = set()
         for outcomes in each(maker, self._pieces(source, maker, asked)):
             for outcome in outcomes:
@@ -387,6 +391,8 @@ class _Desk:
 
     def _take(self, outcome: Outcome, maker: _Maker) -> None:
         self._ledger.record(outcome)
+        if outcome.status == "ok":
+            (_journal(maker.home) / f"{outcome.clip_id}.json").unlink(missing_ok=True)
         if outcome.status != "failed":
             self.todo.pop(outcome.clip_id, None)
             self._failed.pop(outcome.clip_id, None)
@@ -522,10 +528,8 @@ class _Maker:
         trim(found.path, folder / name, start_s=found.start_s, seconds=self.spec.clip_seconds)
         info = validate(folder / name, seconds=self.spec.clip_seconds)
         size, digest = (folder / name).stat().st_size, _sha256(folder / name)
-        # Only what is whole and valid ever gets the name of a clip.
-        (folder / name).replace(self.home / "clips" / name)
         is_short = info.video_s < self.spec.clip_seconds - TOLERANCE_S
-        return Outcome(
+        outcome = Outcome(
             clip_id=clip.clip_id,
             status="ok",
             source=self.source_text,
@@ -535,6 +539,12 @@ class _Maker:
             bytes=size,
             sha256=digest,
         )
+        # Should the driver be killed before it writes the ledger, the next one reads this.
+        note = _journal(self.home) / f"{clip.clip_id}.json"
+        note.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
+        # Only what is whole and valid ever gets the name of a clip.
+        (folder / name).replace(self.home / "clips" / name)
+        return outcome
 
 
 class _Kept:
@@ -614,6 +624,23 @@ def _sizes(folder: Path) -> dict[str, int]:
         return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
 
 
+def _journal(home: Path) -> Path:
+    """Return the folder of what was made, but may not be in the ledger yet."""
+    return home / "journal"
+
+
+def _recover(benchmark: Benchmark, ledger: Ledger) -> None:
+    """Take clips into the ledger that a killed run had finished."""
+    with writing(_journal(benchmark.home)):
+        _journal(benchmark.home).mkdir(exist_ok=True)
+    for note in _journal(benchmark.home).iterdir():
+        with suppress(OSError, ValueError, TypeError):  # killed while it was written
+            outcome = Outcome(**json.loads(note.read_text(encoding="utf-8")))
+            if _sha256(clips_dir(benchmark) / f"{note.stem}.mp4") == outcome.sha256:
+                ledger.record(outcome)
+        note.unlink()
+
+
 def _put_aside(clip_ids: Iterable[str], benchmark: Benchmark) -> None:
     """Move clips cut to another time or length away: they may be hard to replace."""
     folder = benchmark.home / "replaced"
@@ -641,3 +668,5 @@ def _scratch(home: Path) -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):  # not empty: the next run reads it
+            _journal(home).rmdir()

@@ -201,7 +201,7 @@ def test_a_full_disk_ends_the_run_in_one_line(few: Few, monkeypatch: pytest.Monk
 
 def test_without_a_source(few: Few) -> None:
     with pytest.raises(AvbenchError, match="few: no automatic source: pass --source folder:"):
-        prepare_clips(few(["a"]), workers=1, report=silent)
+        prepare_clips(few(["a", "b"]), workers=1, report=silent)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
