@@ -33,9 +33,18 @@ class Failure:
 
 @dataclass(frozen=True)
 class _Rule:
-    pattern: str
+    pattern: re.Pattern[str]
     reason: str
-    remedy: str = ""
+    permanent: bool
+    remedy: str
+
+
+def _passes(pattern: str, reason: str, remedy: str = "") -> _Rule:
+    return _Rule(re.compile(pattern), reason, False, remedy)
+
+
+def _stays(pattern: str, reason: str, remedy: str = "") -> _Rule:
+    return _Rule(re.compile(pattern), reason, True, remedy)
 
 
 _COOKIES = "pass cookies of an account that may see it"
@@ -43,47 +52,47 @@ _UPDATE = "update yt-dlp and install a JavaScript runtime it supports, such as d
 
 # The first rule that fits decides. What passes comes first: a rate limit calls itself
 # "unavailable". An address can hold any word, so the rules ask for whole phrases.
-_TRANSIENT = (
-    _Rule(r"No space left on device|Disk quota exceeded|File too large", DISK_FULL),
-    _Rule(
+_RULES = (
+    _passes(r"No space left on device|Disk quota exceeded|File too large", DISK_FULL),
+    _passes(
         r"try again later|rate-limited|HTTP Error 429|Too Many Requests",
         "rate limited",
         "pause longer between downloads, or wait for an hour",
     ),
-    _Rule(
+    _passes(
         r"not a bot|captcha|unusual traffic|anti-bot|IP is likely being blocked",
         "bot check",
         "wait, pass cookies, or use another network",
     ),
     # Of a whole file, yt-dlp does not "get" this error but is "unable to download" it.
-    _Rule(
+    _passes(
         r"fragment \d+ not found|Got error: HTTP Error 4(?:04|10)|download \d+ fragments?",
         "fragments missing",
     ),
-    _Rule(
+    _passes(
         r"HTTP Error 407|Proxy Authentication Required|Tunnel connection failed", "proxy refuses"
     ),
-    _Rule(r"redirect loop|infinite loop", "redirects in a circle"),
-    _Rule(r"timed out|HTTP Error 408", "timed out"),
-    _Rule(r"HTTP Error 5\d\d", "server error"),
-    _Rule(r"HTTP Error 403", "refused by the server"),
-    _Rule(
+    _passes(r"redirect loop|infinite loop", "redirects in a circle"),
+    _passes(r"timed out|HTTP Error 408", "timed out"),
+    _passes(r"HTTP Error 5\d\d", "server error"),
+    _passes(r"HTTP Error 403", "refused by the server"),
+    _passes(
         r"bytes, expected|content too short|more expected|IncompleteRead"
         r"|file is empty|not get any data blocks",
         "cut off",
     ),
-    _Rule(
+    _passes(
         r"Name or service not known|name resolution|getaddrinfo failed|nodename nor servname"
         r"|No address associated with hostname|Failed to resolve",
         "host not found",
     ),
-    _Rule(
+    _passes(
         r"Connection (?:reset|refused|aborted)|Remote end closed|Broken pipe|EOF occurred"
         r"|UNEXPECTED_EOF|BadStatusLine|Network is unreachable|No route to host",
         "connection lost",
     ),
-    _Rule(r"CERTIFICATE_VERIFY_FAILED|certificate verify failed", "certificate not trusted"),
-    _Rule(
+    _passes(r"CERTIFICATE_VERIFY_FAILED|certificate verify failed", "certificate not trusted"),
+    _passes(
         r"Requested format is not available|No video formats found|Only images are available"
         r"|not available on this app|page needs to be reloaded|JavaScript runtime"
         r"|challenge solving failed|(?:[Ss]ignature|nsig) (?:extraction|solving) failed"
@@ -91,56 +100,46 @@ _TRANSIENT = (
         "page not understood",
         _UPDATE,
     ),
-    _Rule(r"[Pp]remieres? (?:in|will)|live event will begin|has not started", "not yet shown"),
-    _Rule(
+    _passes(r"[Pp]remieres? (?:in|will)|live event will begin|has not started", "not yet shown"),
+    _passes(
         r"[Pp]lease sign in|only available for registered users|[Ll]og ?in required|HTTP Error 401",
         "needs an account",
         _COOKIES,
     ),
-)
-_PERMANENT = (
-    _Rule(r"removed by the (?:uploader|user|author)|user removed", "removed by the uploader"),
-    _Rule(r"account .*terminated|terminated account", "account terminated"),
-    _Rule(r"closed their (?:YouTube )?account|account has been closed", "account closed"),
-    _Rule(
+    _stays(r"removed by the (?:uploader|user|author)|user removed", "removed by the uploader"),
+    _stays(r"account .*terminated|terminated account", "account terminated"),
+    _stays(r"closed their (?:YouTube )?account|account has been closed", "account closed"),
+    _stays(
         r"in your country|your location due to geo|geo.?restrict|your region",
         "blocked in this country",
         "a proxy elsewhere may see it",
     ),
-    _Rule(r"[Cc]opyright (?:claim|grounds|infringement|holder|owner)", "copyright claim"),
-    _Rule(
+    _stays(r"[Cc]opyright (?:claim|grounds|infringement|holder|owner)", "copyright claim"),
+    _stays(
         r"confirm your age|age.restricted|inappropriate for some users",
         "age restricted",
         _COOKIES,
     ),
-    _Rule(r"members.only|available to this channel's members|Join this channel", "members only"),
-    _Rule(r"requires payment|Premium members|HTTP Error 402|requires a purchase|rental", "paid"),
-    _Rule(r"[Pp]rivate video|video is private", "private", _COOKIES),
-    _Rule(r"DRM protected", "copy-protected"),
-    _Rule(r"live (?:event|stream) (?:has ended|recording is not available)", "live, not recorded"),
-    _Rule(
+    _stays(r"members.only|available to this channel's members|Join this channel", "members only"),
+    _stays(r"requires payment|Premium members|HTTP Error 402|requires a purchase|rental", "paid"),
+    _stays(r"[Pp]rivate video|video is private", "private", _COOKIES),
+    _stays(r"DRM protected", "copy-protected"),
+    _stays(r"live (?:event|stream) (?:has ended|recording is not available)", "live, not recorded"),
+    _stays(
         r"violat\w+ .*(?:Terms of Service|[Pp]olic|Guidelines)|has been removed",
         "removed by the site",
     ),
-    _Rule(r"HTTP Error (?:404|410)", "not found"),
-    _Rule(
+    _stays(r"HTTP Error (?:404|410)", "not found"),
+    _stays(
         r"Unsupported URL|is not a valid URL|No video could be found|Unsupported url scheme"
         r"|unusual and will be skipped for safety",
         "no video at this address",
     ),
-    # Last, since the site puts this before every other reason; "not available" alone may be a block
-    # of the network, and "isn't available" a rate limit.
-    _Rule(
-        r"[Vv]ideo (?:is )?(?:unavailable|no longer available|does not exist)"
-        r"(?!\. (?:This video is not|This content isn't))",
-        "unavailable",
-    ),
+    # Last, since sites put this before every other reason. What is not available may be so for a
+    # network that is blocked.
+    _passes(r"(?:not|n't) available", "unavailable for now"),
+    _stays(r"[Vv]ideo (?:is )?(?:unavailable|no longer available|does not exist)", "unavailable"),
 )
-_RULES = [
-    (re.compile(rule.pattern), rule, permanent)
-    for rules, permanent in ((_TRANSIENT, False), (_PERMANENT, True))
-    for rule in rules
-]
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _AROUND = re.compile(r"^ERROR: |^\[[\w:]+\] [^:\s]+: |; please report this issue on .*")
 _LONGEST = 300
@@ -164,11 +163,11 @@ def classify(error: str | BaseException) -> Failure:
     said = _COLOUR.sub("", str(error)).replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     said = _AROUND.sub("", _AROUND.sub("", " ".join(said.split())))
     detail = said[:_LONGEST]
-    for pattern, rule, permanent in _RULES:
-        if pattern.search(said):
+    for rule in _RULES:
+        if rule.pattern.search(said):
             if rule.remedy:
                 detail = f"{detail}: {rule.remedy}"
-            return Failure(rule.reason, permanent, detail, retry_after_s)
+            return Failure(rule.reason, rule.permanent, detail, retry_after_s)
     return Failure(UNKNOWN, False, detail or type(error).__name__, retry_after_s)
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from avbench.manifests.benchmark import Benchmark
-from avbench.media.sources import download
 from tests.media.server import MediaServer
 
 SOUND_RATE = 44_100
@@ -77,7 +76,7 @@ def video() -> Callable[..., Path]:
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MediaServer]:
     """Give a web server, short pauses, and download slots that no other run holds."""
-    monkeypatch.setattr(download, "_BACKOFF_S", 0.02)
+    monkeypatch.setattr("avbench.media.sources.download._BACKOFF_S", 0.02)
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with MediaServer() as server:
