@@ -72,7 +72,7 @@ _RULES = (
     _passes(
         r"HTTP Error 407|Proxy Authentication Required|Tunnel connection failed", "proxy refuses"
     ),
-    _passes(r"redirect loop|infinite loop", "redirects in a circle"),
+    _passes(r"HTTP Error 3\d\d", "leads nowhere"),
     _passes(r"timed out|HTTP Error 408", "timed out"),
     _passes(r"HTTP Error 5\d\d", "server error"),
     _passes(r"HTTP Error 403", "refused by the server"),
@@ -116,12 +116,12 @@ _RULES = (
     ),
     _stays(r"[Cc]opyright (?:claim|grounds|infringement|holder|owner)", "copyright claim"),
     _stays(
-        r"confirm your age|age.restricted|inappropriate for some users",
+        r"confirm your age|age-restricted|inappropriate for some users",
         "age restricted",
         _COOKIES,
     ),
     _stays(r"members.only|available to this channel's members|Join this channel", "members only"),
-    _stays(r"requires payment|Premium members|HTTP Error 402|requires a purchase|rental", "paid"),
+    _stays(r"requires payment|Premium members|HTTP Error 402|requires a purchase", "paid"),
     _stays(r"[Pp]rivate video|video is private", "private", _COOKIES),
     _stays(r"DRM protected", "copy-protected"),
     _stays(r"live (?:event|stream) (?:has ended|recording is not available)", "live, not recorded"),

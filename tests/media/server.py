@@ -191,6 +191,9 @@ class MediaServer:
         self._entries[path] = _Entry(content, kind, behaviours, then)
         return self.url(path)
 
+    def content(self, path: str) -> bytes:
+        return self._entries[path].content
+
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
 

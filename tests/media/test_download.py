@@ -107,8 +107,8 @@ def test_what_passes_is_tried_again(
          "no video at this address", True, 1),
         (instead(b"\x00\x01\x02\x03" * 999, "video/mp4"), "not a video", False, 6),
         (instead(b"", "video/mp4"), "cut off", False, 6),
-        (redirect("/a.mp4"), "redirects in a circle", False, 15),
-        (redirect("file:///etc/passwd"), "unknown", False, 3),
+        (redirect("/a.mp4"), "leads nowhere", False, 15),
+        (redirect("file:///etc/passwd"), "leads nowhere", False, 3),
         (declare(1 << 45), "too large", True, 1),
     ],
     ids=["404", "410", "403", "500", "cut-off", "lie", "html", "random", "empty", "circle", "file",
@@ -322,6 +322,31 @@ def test_a_missing_piece_is_not_left_out(
     error = refused(server.url("/list.m3u8"), scratch, CALM)
     assert (error.reason, error.permanent) == ("fragments missing", False)
     assert server.requests[pieces[1]] == 1 + CALM.retries
+
+
+def test_a_stream_that_still_runs_is_not_waited_for(
+    server: MediaServer, pieces: list[str], scratch: Path
+) -> None:
+    running = server.content("/list.m3u8").replace(b"#EXT-X-ENDLIST", b"")
+    url = server.put("/list.m3u8", running, kind="application/vnd.apple.mpegurl")
+    error = refused(url, scratch, CALM)
+    assert (error.reason, error.permanent) == ("still live", False)
+
+
+@pytest.mark.parametrize("videos", [1, 2])
+def test_a_page_may_hold_one_video(
+    server: MediaServer, content: bytes, scratch: Path, videos: int
+) -> None:
+    page = "<!DOCTYPE html><title>Videos</title>"
+    for number in range(videos):
+        page += f'<video src="/{number}.mp4"></video>'
+        server.put(f"/{number}.mp4", content)
+    url = server.put("/page", page.encode(), kind="text/html")
+    if videos == 1:
+        assert Downloader(CALM).download(url, scratch).read_bytes() == content
+        return
+    error = refused(url, scratch, CALM)
+    assert (error.reason, error.permanent) == ("more than one video at this address", True)
 
 
 MPD = """<?xml version="1.0"?>

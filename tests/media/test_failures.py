@@ -48,7 +48,8 @@ PERMANENT = [
     ("This live event has ended.", "live, not recorded"),
     ("This video has been removed for violating YouTube's policy on nudity or sexual content",
      "removed by the site"),
-    ("This video has been removed for violating YouTube\N{RIGHT SINGLE QUOTATION MARK}s Terms of Service", "removed by the site"),
+    ("This video has been removed for violating YouTube\u2019s Terms of Service",
+     "removed by the site"),
     ("This video is DRM protected", "copy-protected"),
     ("Video unavailable", "unavailable"),
     ("Video unavailable. This video is unavailable", "unavailable"),
@@ -65,10 +66,10 @@ TRANSIENT = [
     ("Video unavailable. This content isn't available, try again later. The current session has"
      " been rate-limited by YouTube for up to an hour. It is recommended to use `-t sleep` to add a"
      " delay between video requests to avoid exceeding the rate limit.", "rate limited"),
-    ("Video unavailable. This content isn\N{RIGHT SINGLE QUOTATION MARK}t available, try again later.", "rate limited"),
+    ("Video unavailable. This content isn\u2019t available, try again later.", "rate limited"),
     ("Unable to download API page: HTTP Error 429: Too Many Requests (caused by <HTTPError 429:"
      " Too Many Requests>)", "rate limited"),
-    ("Sign in to confirm you\N{RIGHT SINGLE QUOTATION MARK}re not a bot. " + SIGN_IN + " for the authentication", "bot check"),
+    ("Sign in to confirm you\u2019re not a bot. " + SIGN_IN, "bot check"),
     ("Sign in to confirm you're not a bot. This helps protect our community.", "bot check"),
     ("Video unavailable. YouTube is requiring a captcha challenge before playback", "bot check"),
     ("All player responses are invalid. Your IP is likely being blocked by Youtube", "bot check"),
@@ -101,7 +102,7 @@ TRANSIENT = [
      "certificate not trusted"),
     ("Unable to connect to proxy: Tunnel connection failed: 407 Proxy Authentication Required",
      "proxy refuses"),
-    ("HTTP Error 302: Found (redirect loop detected)", "redirects in a circle"),
+    ("HTTP Error 302: Found (redirect loop detected)", "leads nowhere"),
     ("Requested format is not available. Use --list-formats for a list of available formats",
      "page not understood"),
     ("Only images are available for download. use --list-formats to see them",
