@@ -43,6 +43,8 @@ Stage = Literal["acquire", "trim", "validate", "features"]
 _KEPT = "kept"
 """What the ledger calls the source of a clip that was cut from a kept original."""
 
+_NOT_ACQUIRED = "no original yet"
+
 _BYTES_PER_S, _WORK_PER_S = 150_000, 0.25
 """Of a clip per second of it, where none has been made yet: rules of thumb."""
 
@@ -331,14 +333,7 @@ class _Desk:
             last: Whether no other source is asked afterwards.
         """
         source = maker.source
-        refused = self._ledger.refused(maker.source_text)
-        asked = []
-        for clip in self.clips(list(self.todo.values())):
-            reason = refused.get((clip.clip_id, _request(clip, self._spec)))
-            if reason is None:
-                asked.append(self.todo[clip.clip_id])
-            else:
-                self._failed[clip.clip_id] = reason
+        asked = self._asked(source, maker.source_text)
         self._tell(last)
         if not asked:
             return
@@ -359,12 +354,24 @@ class _Desk:
                     self._take(maker.failed(clip, "transient", "not in the archive"), maker)
             self._tell(last)
 
+    def _asked(self, source: Source, source_text: str) -> list[int]:
+        """Return the rows of the clips to ask a source for, and note which it refused before."""
+        refused = self._ledger.refused(source_text)
+        asked = []
+        for clip in self.clips(list(self.todo.values())):
+            reason = refused.get((clip.clip_id, _request(clip, self._spec)))
+            if reason is not None:
+                self._failed[clip.clip_id] = reason
+            elif not isinstance(source, _Kept) or source.has(clip):
+                asked.append(self.todo[clip.clip_id])
+        return asked
+
     def result(self) -> Prepared:
         """Say what came of it all."""
         by_reason: dict[str, list[str]] = defaultdict(list)
         for clip_id in self._wanted:
-            if clip_id in self._failed:
-                by_reason[self._failed[clip_id]].append(clip_id)
+            if clip_id in self.todo:
+                by_reason[self._failed.get(clip_id, _NOT_ACQUIRED)].append(clip_id)
         return Prepared(
             ok=len(self._wanted) - self._already - len(self.todo),
             already=self._already,
@@ -517,10 +524,9 @@ class _Maker:
         return replace(outcome, seconds=time.monotonic() - began)
 
     def _fetched(self, clip: Clip, folder: Path) -> SourceFile:
-        if self.keep_originals:
-            # Another clip of this video may have brought it.
-            with suppress(ClipUnavailable):
-                return _Kept(self.home).fetch(clip, folder)
+        kept = _Kept(self.home)
+        if self.keep_originals and kept.has(clip):
+            return kept.fetch(clip, folder)  # another clip of this video may have brought it
         return self.source.fetch(clip, folder)
 
     def _cut(self, clip: Clip, found: SourceFile, folder: Path) -> Outcome:
@@ -554,13 +560,27 @@ class _Kept:
         self._videos = home / "originals" / "videos"
         self._clips = home / "originals" / "clips"
 
+    def has(self, clip: Clip) -> bool:
+        """Whether there is the original of a clip."""
+        return self._find(clip) is not None
+
     def fetch(self, clip: Clip, scratch: Path) -> SourceFile:  # noqa: ARG002
         """Find the original of a clip."""
-        for path in self._clips.glob(f"{clip.clip_id}.*"):
-            return SourceFile(path, None)
-        for path in self._videos.glob(f"{_video_key(clip)}.*"):
-            return SourceFile(path, clip.start_s)
-        raise ClipUnavailable("its original was not kept", permanent=False)
+        found = self._find(clip)
+        if found is None:
+            raise ClipUnavailable(_NOT_ACQUIRED, permanent=False)
+        return found
+
+    def _find(self, clip: Clip) -> SourceFile | None:
+        places = (
+            (self._clips, clip.clip_id, None),
+            (self._videos, _video_key(clip), clip.start_s),
+        )
+        for folder, stem, start_s in places:
+            for path in folder.glob(f"{stem}.*"):
+                if path.stem == stem:  # of which a longer name may begin with the same letters
+                    return SourceFile(path, start_s)
+        return None
 
     def keep(self, clip: Clip, file: SourceFile) -> SourceFile:
         """Move a file here, and say where it is now."""
