@@ -102,7 +102,8 @@ def truncate(share: float = 0.5, *, lie: bool) -> Behaviour:
 def reset(exchange: Exchange) -> None:
     """Break the connection half-way; what is asked for by Range from then on is served."""
     if exchange.first:
-        return serve(exchange)
+        serve(exchange)
+        return
     exchange.head()
     exchange.handler.wfile.write(exchange.wanted[: len(exchange.wanted) // 2])
     exchange.handler.wfile.flush()
@@ -110,7 +111,6 @@ def reset(exchange: Exchange) -> None:
     linger = struct.pack("ii", 1, 0)
     exchange.handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     exchange.handler.connection.close()
-    return None
 
 
 def stall(exchange: Exchange) -> None:
@@ -176,7 +176,7 @@ class MediaServer:
         then: Behaviour = serve,
         kind: str = "video/mp4",
     ) -> str:
-        """Put something at a path.
+        """Put something at a path; its requests are counted anew.
 
         Args:
             path: Such as `/a.mp4`; without the query.
@@ -188,6 +188,7 @@ class MediaServer:
         Returns:
             The URL.
         """
+        del self.requests[path]
         self._entries[path] = _Entry(content, kind, behaviours, then)
         return self.url(path)
 
@@ -219,7 +220,8 @@ class MediaServer:
         try:
             entry = self._entries.get(path)
             if entry is None:
-                return handler.send_error(404)
+                handler.send_error(404)
+                return
             last = len(entry.content) - 1
             asked = re.fullmatch(r"bytes=(\d+)-(\d*)", handler.headers.get("Range", "bytes=0-"))
             assert asked
@@ -235,7 +237,6 @@ class MediaServer:
             (schedule[0] if schedule else entry.after)(exchange)
         except OSError:
             pass  # the other side has gone, as it may
-        return None
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         server = self

@@ -262,7 +262,7 @@ def _pause_s(url: str, attempt: int, failure: Failure | None) -> float:
 
 @contextmanager
 def _slot(downloads: int, *, pause_s: float) -> Iterator[None]:
-    """Hold one of the host's download slots, and keep it for a pause afterwards.
+    """Hold one of the host's download slots, after a pause since it was last in use.
 
     A slot is a lock on a file of its own: it binds threads and processes alike, and ends with the
     process.
@@ -274,15 +274,18 @@ def _slot(downloads: int, *, pause_s: float) -> Iterator[None]:
             raise AvbenchError(f"{folder} belongs to somebody else: set TMPDIR to another folder")
     while True:
         for number in range(downloads):
-            with Path(folder, f"download-{number}").open("w") as lock:
+            with Path(folder, f"download-{number}").open("a") as lock:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     continue
+                # The file's time tells when the last download ended.
+                rest_s = os.fstat(lock.fileno()).st_mtime + pause_s - time.time()
+                time.sleep(min(max(rest_s, 0.0), pause_s))
                 try:
                     yield
                 finally:
-                    time.sleep(pause_s)
+                    os.utime(lock.fileno())
                 return
         time.sleep(0.1)
 
