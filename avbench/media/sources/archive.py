@@ -233,6 +233,9 @@ class _Zip:
             fault = _fault(plain=kind in (0, stat.S_IFREG), size=info.file_size)
             if info.flag_bits & 1:
                 fault = "encrypted in the archive"
+            elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                # Of the others zipfile unpacks as much as there is into memory.
+                fault = "compressed in the archive by another method than deflate"
             yield _Member(self, info.filename, info.header_offset, info.file_size, fault)
 
     def read(self, member: _Member) -> Generator[bytes]:
