@@ -122,7 +122,6 @@ class Taken:
                 try:
                     self.files[wanted.clip_id] = source.fetch(wanted, scratch)
                 except ClipUnavailable as reason:
-                    assert not reason.permanent
                     self.refused[wanted.clip_id] = reason
 
     @property
@@ -388,8 +387,8 @@ def test_members_of_a_zip_that_are_no_files(tmp_path: Path, take: Take) -> None:
     ],
 )
 def test_a_zip_bomb_whose_header_lies(tmp_path: Path, take: Take, method: int, reason: str) -> None:
-    """It claims 100 bytes and holds 100 MB."""
-    bomb = bytearray(as_zip([("a.mp4", bytes(100 << 20))], method=method))
+    """It claims 100 bytes and holds 50 MB."""
+    bomb = bytearray(as_zip([("a.mp4", bytes(50 << 20))], method=method))
     for mark, at in ((b"PK\1\2", 24), (b"PK\3\4", 22)):
         struct.pack_into("<I", bomb, bomb.index(mark) + at, 100)
     (tmp_path / "x.zip").write_bytes(bomb)
@@ -422,6 +421,7 @@ def test_an_encrypted_zip(tmp_path: Path, take: Take) -> None:
     assert taken.content == {"b": b"b"}
     assert taken.reasons == {"a": "encrypted in the archive"}
     assert taken.refused["a"].detail == f"'a.mp4' in {tmp_path}/x.zip"
+    assert not taken.refused["a"].permanent
 
 
 @pytest.mark.parametrize("at", ["content", "header"])
@@ -497,10 +497,10 @@ def test_a_stream_that_breaks_gives_what_was_good(
     tmp_path: Path, few: Few, form: str, kind: str
 ) -> None:
     chance = random.Random(0)
-    members = [(f"{number}.mp4", chance.randbytes(900_000)) for number in range(10)]
+    members = [(f"{number}.mp4", chance.randbytes(200_000)) for number in range(10)]
     if kind == "header":
         tar = bytearray(as_tar(members))
-        tar[8 * (512 + 900_096) + 150] ^= 255
+        tar[8 * (512 + 200_192) + 150] ^= 255
         whole = bytearray(PACKERS[form](tar))
     else:
         whole = bytearray(FORMS[form][0](members))
@@ -509,8 +509,7 @@ def test_a_stream_that_breaks_gives_what_was_good(
     elif kind == "inside":
         whole[len(whole) * 95 // 100] ^= 255
     elif kind == "checksum":
-        # Of gzip and xz it is near the end; of bzip2 that of a block is as good.
-        whole[-8 if form == "tar.gz" else -32] ^= 255
+        whole[{"tar.gz": -8, "tar.bz2": -3, "tar.xz": -32}[form]] ^= 255
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / f"1.{form}").write_bytes(whole)
@@ -524,7 +523,7 @@ def test_a_stream_that_breaks_gives_what_was_good(
         for taken, file in source.stream(clips, tmp_path):
             given.append(taken.clip_id)
             good = file.path.read_bytes() == content.get(f"{taken.clip_id}.mp4", b"later")
-            assert good or (kind, form) == ("inside", "tar.gz")  # found only at the end
+            assert good or kind == "inside"  # a checksum comes after what it is of
     assert one_line(caught, folder / f"1.{form}")
     assert given[-1] == "later"
     assert len(given) >= 8

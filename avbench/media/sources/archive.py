@@ -25,6 +25,7 @@ from avbench.media.sources.names import Names, Wanted, source_file, video_suffix
 from avbench.types import AvbenchError, UsageError
 
 _LARGEST = 4 << 30  # no clip's video is larger
+_LARGEST_OTHER = 1 << 40  # nor any other file
 _LARGEST_HEADER = 1 << 20  # of a tar: it holds a long name at most
 _CHUNK = 1 << 20
 _COMPRESSIONS: dict[bytes, Any] = {
@@ -279,9 +280,7 @@ class _Stream:
             _reading(self.file),
             self.file.open() as raw,
             self._decompressed(raw) as plain,
-            tarfile.open(
-                fileobj=plain, mode="r|", bufsize=_CHUNK, tarinfo=_Header, encoding="utf-8"
-            ) as tar,
+            tarfile.open(fileobj=plain, mode="r|", tarinfo=_Header, encoding="utf-8") as tar,
         ):
             for header in _videos(tar):
                 yield header.name, _fault_of(header), self._read(tar, header)
@@ -325,8 +324,9 @@ def _videos(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """Go through the members once, remembering none."""
     while (header := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]  # else it keeps them all
-        if header.size < 0:
-            raise tarfile.ReadError("a size below 0")  # would lead back, again and again
+        if not 0 <= header.size <= _LARGEST_OTHER:
+            # Below 0 it would lead back, again and again; skipping too much takes forever.
+            raise tarfile.ReadError(f"a member of {header.size} bytes")
         if video_suffix(header.name) and not header.isdir():
             yield header
 
