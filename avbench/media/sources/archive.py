@@ -8,11 +8,10 @@ import lzma
 import shutil
 import stat
 import tarfile
-import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -104,7 +103,7 @@ class StreamingArchiveSource(ArchiveSource):
     ) -> None:
         super().__init__(spec, archives)
         self._streams = streams
-        self._refused: dict[str, str] = {}
+        self._refused: dict[str, tuple[str, str]] = {}
 
     def fetch(self, clip: Clip, scratch: Path) -> SourceFile:
         """Extract a clip's video if it can be had at random, or say why `stream` did not give it.
@@ -113,7 +112,8 @@ class StreamingArchiveSource(ArchiveSource):
             ClipUnavailable: If there is none, more than one, or it is damaged.
         """
         if clip.clip_id in self._refused:
-            raise ClipUnavailable(self._refused[clip.clip_id], permanent=False)
+            reason, detail = self._refused[clip.clip_id]
+            raise ClipUnavailable(reason, permanent=False, detail=detail)
         return super().fetch(clip, scratch)
 
     def stream(self, clips: Sequence[Clip], scratch: Path) -> Iterator[tuple[Clip, SourceFile]]:
@@ -168,7 +168,8 @@ class StreamingArchiveSource(ArchiveSource):
         for name, fault, content in archive.members():
             held = [item for item in wanted.held_by(name) if item[0].clip_id not in given]
             if fault:
-                self._refused.update((clip.clip_id, fault) for clip, _ in held)
+                where = f"{name!r} in {archive.file.name}"
+                self._refused.update((clip.clip_id, (fault, where)) for clip, _ in held)
                 continue
             paths = [scratch / f"{clip.clip_id}{video_suffix(name)}" for clip, _ in held]
             if paths:
@@ -177,7 +178,6 @@ class StreamingArchiveSource(ArchiveSource):
                 shutil.copyfile(paths[0], path)
             for (clip, is_cut), path in zip(held, paths, strict=True):
                 given.add(clip.clip_id)
-                self._refused.pop(clip.clip_id, None)
                 yield clip, path, is_cut
 
 
@@ -221,9 +221,8 @@ class _Member:
 class _Zip:
     def __init__(self, file: JoinedFile) -> None:
         self.file = file
-        # One reader for all threads: each reader would need an index of its own.
-        self._lock = threading.Lock()
         with _reading(file):
+            # One for all threads, which it allows: each index takes time and memory.
             self._zip = zipfile.ZipFile(file.open())
 
     def members(self) -> Iterator[_Member]:
@@ -239,9 +238,9 @@ class _Zip:
                 fault = "compressed in the archive by another method than deflate"
             yield _Member(self, info.filename, info.header_offset, info.file_size, fault)
 
-    def read(self, member: _Member) -> Generator[bytes]:
+    def read(self, member: _Member) -> Iterator[bytes]:
         # A name that two members bear is refused before.
-        with _reading(self.file), self._lock, self._zip.open(member.path) as content:
+        with _reading(self.file), self._zip.open(member.path) as content:
             yield from _chunks(content, member.size)
 
 
@@ -259,7 +258,7 @@ class _Tar:
                 name, size = header.name, header.size
                 yield _Member(self, name, header.offset_data, size, _fault_of(header))
 
-    def read(self, member: _Member) -> Generator[bytes]:
+    def read(self, member: _Member) -> Iterator[bytes]:
         with _reading(self.file), self.file.open() as content:
             content.seek(member.offset)
             yield from _chunks(content, member.size)
@@ -271,10 +270,9 @@ class _Stream:
     def __init__(self, file: JoinedFile, decompressed: Callable[[BinaryIO], IO[bytes]]) -> None:
         self.file = file
         self._decompressed = decompressed
-        with closing(self.members()) as members:
-            next(members, None)  # to find now what is no tar
+        next(self.members(), None)  # to find now what is no tar
 
-    def members(self) -> Generator[tuple[str, str, Generator[bytes]]]:
+    def members(self) -> Iterator[tuple[str, str, Iterator[bytes]]]:
         """Yield name, fault and content of every video; what is not taken is skipped."""
         with (
             _reading(self.file),
@@ -287,7 +285,7 @@ class _Stream:
             while plain.read(_CHUNK):
                 pass  # the checksum comes last
 
-    def _read(self, tar: tarfile.TarFile, header: tarfile.TarInfo) -> Generator[bytes]:
+    def _read(self, tar: tarfile.TarFile, header: tarfile.TarInfo) -> Iterator[bytes]:
         with _reading(self.file):
             content = tar.extractfile(header)
             if content:  # so it is: a file without fault
@@ -382,10 +380,10 @@ def _chunks(content: IO[bytes], size: int) -> Iterator[bytes]:
         yield chunk
 
 
-def _write(chunks: Generator[bytes], target: Path) -> None:
+def _write(chunks: Iterator[bytes], target: Path) -> None:
     """Write a file, whole or not at all."""
     try:
-        with closing(chunks), target.open("wb") as file:
+        with target.open("wb") as file:
             file.writelines(chunks)
     except BaseException:
         target.unlink(missing_ok=True)
