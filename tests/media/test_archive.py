@@ -259,6 +259,16 @@ def test_a_stream_comes_in_the_order_of_the_archive(tmp_path: Path, take: Take) 
     assert list(taken.files) == ["d", "b", "a", "c"]
 
 
+def test_opening_a_stream_reads_only_its_beginning(tmp_path: Path, few: Few) -> None:
+    members = [(f"{number}.txt", random.Random(number).randbytes(50_000)) for number in range(20)]
+    place = pack(tmp_path / "in", "tar.gz", members)
+    place.write_bytes(place.read_bytes()[:500_000])
+    source = open_source(f"archive:{place}", few(["a"]).spec, Network())
+    assert isinstance(source, StreamingSource)
+    with pytest.raises(AvbenchError, match="cannot be read"):
+        list(source.stream([clip("a")], tmp_path))
+
+
 def test_a_stream_leaves_on_disk_only_what_was_given(tmp_path: Path, few: Few) -> None:
     members = [(f"{number}.mp4", b"x" * 1000) for number in range(20)]
     place = pack(tmp_path / "in", "tar.gz", members)

@@ -32,6 +32,14 @@ _COMPRESSIONS: dict[bytes, Any] = {
     b"BZh": bz2.open,
     b"\xfd7zXZ\0": lzma.open,
 }
+# What a tar says about the next member.
+_EXTENSIONS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 # What the readers of archives raise on damaged or hostile ones.
 _FAULTS = (
     OSError,
@@ -270,20 +278,26 @@ class _Stream:
     def __init__(self, file: JoinedFile, decompressed: Callable[[BinaryIO], IO[bytes]]) -> None:
         self.file = file
         self._decompressed = decompressed
-        next(self.members(), None)  # to find now what is no tar
+        with self._opened():
+            pass  # what is no tar shows in the first header
 
     def members(self) -> Iterator[tuple[str, str, Iterator[bytes]]]:
         """Yield name, fault and content of every video; what is not taken is skipped."""
+        with self._opened() as (tar, plain):
+            for header in _videos(tar):
+                yield header.name, _fault_of(header), self._read(tar, header)
+            while plain.read(_CHUNK):
+                pass  # the checksum comes last
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[tarfile.TarFile, IO[bytes]]]:
         with (
             _reading(self.file),
             self.file.open() as raw,
             self._decompressed(raw) as plain,
             tarfile.open(fileobj=plain, mode="r|", tarinfo=_Header, encoding="utf-8") as tar,
         ):
-            for header in _videos(tar):
-                yield header.name, _fault_of(header), self._read(tar, header)
-            while plain.read(_CHUNK):
-                pass  # the checksum comes last
+            yield tar, plain
 
     def _read(self, tar: tarfile.TarFile, header: tarfile.TarInfo) -> Iterator[bytes]:
         with _reading(self.file):
@@ -307,15 +321,6 @@ class _Header(tarfile.TarInfo):
         if header.type in _EXTENSIONS and not 0 <= header.size <= _LARGEST_HEADER:
             raise tarfile.ReadError(f"a header of {header.size} bytes")
         return header
-
-
-_EXTENSIONS = (
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-)
 
 
 def _videos(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
