@@ -304,6 +304,7 @@ class _Desk:
         self._failed: dict[str, str] = {}
         self._in_a_row = 0
         self._fatal: Exception | None = None
+        self._broken = ""
         row_of = {clip_id: row for row, clip_id in enumerate(self._manifest.clip_ids)}
         # Row in the manifest of every clip still to be made.
         self.todo = {clip_id: row_of[clip_id] for clip_id in wanted}
@@ -351,7 +352,7 @@ class _Desk:
         if isinstance(source, StreamingSource):
             for clip in self.clips(asked):
                 if clip.clip_id not in seen:
-                    self._take(maker.failed(clip, "transient", "not in the archive"), maker)
+                    self._take(self._not_streamed(clip, source, maker), maker)
             self._tell(last)
 
     def _asked(self, source: Source, source_text: str) -> list[int]:
@@ -393,8 +394,18 @@ class _Desk:
                     groups[row if video is None else video].append(row)
                 for rows in groups.values():
                     yield _Piece(tuple(self.clips(rows)), None)
-        except (AvbenchError, OSError) as error:
+        except AvbenchError as error:
+            self._broken = str(error)  # what could be read of an archive has been given
+        except OSError as error:
             self._stop(maker, error)
+
+    def _not_streamed(self, clip: Clip, source: Source, maker: _Maker) -> Outcome:
+        """Say why a source that was gone through did not give a clip."""
+        try:
+            source.fetch(clip, maker.scratch)
+        except ClipUnavailable as error:
+            return maker.failed(clip, "transient", error.reason, self._broken or error.detail)
+        return maker.failed(clip, "transient", "the archive is damaged", self._broken)
 
     def _take(self, outcome: Outcome, maker: _Maker) -> None:
         self._ledger.record(outcome)
@@ -424,8 +435,8 @@ class _Desk:
             maker.stop_file.touch()
 
     def _tell(self, last: bool) -> None:
-        settled = self._failed if last else ()
-        done = len(self._wanted) - len(self.todo) + sum(i in self.todo for i in settled)
+        settled = len(self._failed) if last else 0
+        done = len(self._wanted) - len(self.todo) + settled
         self._report("preparing clips", done, len(self._wanted))
 
 

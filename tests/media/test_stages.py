@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +17,11 @@ import pytest
 from avbench.manifests.benchmark import Benchmark
 from avbench.media.ledger import Ledger, Outcome
 from avbench.media.prepare import Choice, check_clips, plan_clips, prepare_clips
+from avbench.media.sources.base import Network
 from avbench.media.status import status_of
 from avbench.types import AvbenchError, UsageError, silent
+from tests.media.server import MediaServer
+from tests.media.test_trim import marks
 
 Few = Callable[..., Benchmark]
 Video = Callable[..., Path]
@@ -43,6 +48,74 @@ def test_the_first_source_that_has_a_clip_gives_it(tmp_path: Path, few: Few, vid
     rows = ledger_of(benchmark)
     assert [rows[i].source for i in "abce"] == [chain[0], chain[1], chain[1], chain[1]]
     assert [rows[i].attempts for i in "abce"] == [1, 2, 2, 2]
+
+
+def packed(folder: Path, kind: str, members: dict[str, Path]) -> str:
+    path = folder / f"clips.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, file in members.items():
+                archive.write(file, name)
+    else:
+        with tarfile.open(path, "w:gz" if kind == "tar.gz" else "w") as archive:
+            for name, file in members.items():
+                archive.add(file, name)
+    return f"archive:{path}"
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar", "tar.gz", "url"])
+def test_the_mark_comes_out_of_every_source_where_it_must(
+    tmp_path: Path, video: Video, server: MediaServer, kind: str
+) -> None:
+    whole = video(tmp_path / "videos" / "v.mp4", seconds=9, mark_s=5.6)
+    cut = video(tmp_path / "videos" / "w_000007.mp4", seconds=2, mark_s=0.6)
+    (tmp_path / "b.csv").write_text(
+        "clip_id,youtube_id,start_s,label,split\n"
+        "early,v,4.4,x,train\nlate,v,5.08,y,train\ncut,w,7,x,train\n"
+    )
+    (tmp_path / "b.toml").write_text(
+        'name = "b"\nclasses = 2\nclasses_per_step = 1\nclip_seconds = 2.0\nannotations = "b.csv"\n'
+    )
+    if kind == "folder":
+        sources = [f"folder:{tmp_path / 'videos'}"]
+    elif kind == "url":
+        server.put("/v.mp4", whole.read_bytes())
+        server.put("/w_7.mp4", cut.read_bytes())
+        sources = [
+            f"url:{server.url(f'/{name}.mp4')}" for name in ("{youtube_id}_{start}", "{youtube_id}")
+        ]
+    else:
+        sources = [packed(tmp_path, kind, {"a/v.mp4": whole, "b/w_000007.mp4": cut})]
+    benchmark = Benchmark.load(str(tmp_path / "b.toml"))
+    network = Network(sleep_s=0, timeout_s=5, retries=0)
+    done = prepare_clips(benchmark, sources=sources, workers=2, network=network, report=silent)
+    assert done.failed == {}
+    for clip, expected in (("early", 1.2), ("late", 0.52), ("cut", 0.6)):
+        sight, sound = marks(benchmark.home / "clips" / f"{clip}.mp4")
+        assert abs(sight - expected) <= 1 / 25
+        assert abs(sound - expected) <= 0.005
+    assert not list(benchmark.home.glob("scratch*"))
+
+
+def test_a_stream_gives_what_it_has_and_the_next_source_the_rest(
+    tmp_path: Path, few: Few, video: Video
+) -> None:
+    film = video(tmp_path / "v.mp4", seconds=1)
+    (tmp_path / "noise").write_bytes(os.urandom(500_000))
+    members = {"a.mp4": film, "b.mp4": film, "z": tmp_path / "noise", "d.mp4": film}
+    source = packed(tmp_path, "tar.gz", members)
+    path = tmp_path / "clips.tar.gz"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    benchmark = few([*"abde"])
+    done = prepare_clips(benchmark, sources=[source], workers=2, report=silent)
+    assert done.ok == 2
+    rows = ledger_of(benchmark)
+    assert "clips.tar.gz" in rows["d"].detail
+    video(tmp_path / "videos" / "d.mp4", seconds=1)
+    chain = [source, f"folder:{tmp_path / 'videos'}"]
+    done = prepare_clips(benchmark, sources=chain, workers=2, report=silent)
+    assert ledger_of(benchmark)["d"].source == chain[1]
+    assert "e" in done.failed["not in the folder"]
 
 
 def test_a_choice_of_clips(few: Few) -> None:

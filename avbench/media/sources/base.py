@@ -112,7 +112,11 @@ class StreamingSource(Source, Protocol):
             scratch: A folder for the files; whoever takes one deletes it.
 
         Yields:
-            A clip and its file, every clip at most once.
+            A clip and its file, every clip at most once. Afterwards `fetch` says why it did not
+            give one.
+
+        Raises:
+            AvbenchError: If a part of it is damaged, after all that could be read.
         """
         ...
 
