@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 AVBENCH = Path(sys.executable).with_name("avbench")
@@ -43,6 +44,7 @@ def test_help_of_every_command_has_an_example(avbench):
         [],
         ["list"],
         ["prepare"],
+        ["status"],
         ["evaluate"],
         ["demo"],
         ["splits"],
@@ -82,6 +84,10 @@ def test_list(avbench):
             "at most 1,000",
         ),
         (["prepare", "toy-ci", "--source", "foldr:x"], "did you mean folder?"),
+        (["prepare", "toy-ci", "--step", "5"], "toy-ci has 4 steps only"),
+        (["prepare", "toy-ci", "--rate", "fast"], "'fast': give bytes per second, such as 500K"),
+        (["prepare", "toy-ci", "--scheduler", "tcp://x:1"], "goes with --backend dask"),
+        (["prepare", "ave-ci", "--source", "url:x"], "url"),
         (["prepare", "toy-ci", "--source", "folder:/no/such"], "/no/such"),
     ],
 )
@@ -96,8 +102,16 @@ def test_evaluate_without_benchmark_says_what_it_uses_and_how_to_prepare_it(avbe
     assert "avbench prepare vs100-ci" in lines[1]
 
 
-def test_prepare_without_a_source_says_what_to_pass(avbench):
-    assert "--source folder:DIR" in one_line(avbench("prepare", "vs100-ci", expect=1))
+def test_prepare_says_what_it_would_do(avbench, tmp_path):
+    text = avbench("prepare", "vs100-ci", "--dry-run", "--split", "test", "--step", "2").stdout
+    assert "vs100-ci: 500 clips, 0 are there" in text
+    assert "500 to get from youtube" in text
+    assert "archives are complete" in text
+    assert not (tmp_path / "home").exists()
+    record = json.loads(avbench("prepare", "ks-ci", "--dry-run", "--json").stdout)
+    assert record["clips"] == 23125
+    assert record["todo"] == {"youtube": 23125}
+    assert record["hours"] > 1
 
 
 def test_prepare_says_what_is_missing_even_if_all_is(avbench, tiny, tmp_path):
@@ -106,11 +120,53 @@ def test_prepare_says_what_is_missing_even_if_all_is(avbench, tiny, tmp_path):
     result = avbench("prepare", "tiny.toml", "--source", "folder:empty", expect=1)
     assert "0 of 30 clips are ready" in result.stdout
     assert "30 failed: not in the folder (c0-000, c0-001, c0-002, ...)" in result.stdout
-    assert "ledger.sqlite" in result.stdout
+    assert "tiny.toml --export clips.csv" in result.stdout
     record = json.loads(
         avbench("prepare", "tiny.toml", "--source", "folder:empty", "--json", expect=1).stdout
     )
     assert len(record["failed"]["not in the folder"]) == 30
+
+
+def test_the_default_source_is_explained(avbench):
+    lines = avbench("prepare", "ave-ci", "--proxy", "nonsense", expect=2).stderr.splitlines()
+    assert lines[0].startswith("Source: youtube. YouTube has most of AVE, but not all")
+    assert "proxy 'nonsense': write SCHEME://HOST:PORT" in lines[1]
+    assert len(lines) == 2
+
+
+def test_status_tells_how_far_and_exports(avbench, tiny, tmp_path):
+    tiny(per_class=5)
+    text = avbench("status", "tiny.toml").stdout
+    assert "tiny: 0 of 30 clips ready (0.0%)" in text
+    assert "30 not tried yet" in text
+    (tmp_path / "empty").mkdir()
+    avbench("prepare", "tiny.toml", "--source", "folder:empty", "--limit", "7", expect=1)
+    text = avbench("status", "tiny.toml").stdout
+    assert "23 not tried yet" in text
+    assert "not in the folder  transient  7      c0-000" in text
+    record = json.loads(avbench("status", "tiny.toml", "--json").stdout)
+    assert record["failures"] == [
+        {"reason": "not in the folder", "failure": "transient", "clips": 7, "example": "c0-000"}
+    ]
+    for name in ("clips.csv", "clips.parquet"):
+        assert "30 clips" in avbench("status", "tiny.toml", "--export", name).stderr
+    frames = [pd.read_csv(tmp_path / "clips.csv"), pd.read_parquet(tmp_path / "clips.parquet")]
+    for frame in frames:
+        assert len(frame) == 30
+        assert frame["status"].value_counts().to_dict() == {"waiting": 23, "failed": 7}
+    assert "end it in .parquet or .csv" in one_line(
+        avbench("status", "tiny.toml", "--export", "clips.xls", expect=2)
+    )
+
+
+def test_stages_one_by_one(avbench, tmp_path):
+    some = ["prepare", "toy-ci", "--split", "val", "--step", "1", "--limit", "3"]
+    assert "3 of 3 clips are ready" in avbench(*some, "--stage", "trim").stdout
+    assert not (tmp_path / "home" / "toy-ci" / "features").exists()
+    assert "3 of 3 clips are sound" in avbench(*some, "--stage", "validate").stdout
+    assert "with filterbank features" in avbench(*some, "--stage", "features").stdout
+    assert (tmp_path / "home" / "toy-ci" / "features" / "filterbank" / "store.json").is_file()
+    assert "3 of 3" in avbench(*some).stdout
 
 
 def test_a_variant_is_prepared_as_its_benchmark(avbench, tiny, tmp_path):
@@ -118,6 +174,7 @@ def test_a_variant_is_prepared_as_its_benchmark(avbench, tiny, tmp_path):
     (tmp_path / "empty").mkdir()
     result = avbench("prepare", "tiny.toml:seed=3", "--source", "folder:empty", expect=1)
     assert one_line(result) == "tiny:seed=3 shares the clips and features of tiny."
+    assert "particulars: avbench status " in result.stdout
     assert [path.name for path in (tmp_path / "home").iterdir()] == ["tiny"]
 
 

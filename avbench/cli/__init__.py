@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from avbench import __version__, registry, resources
-from avbench.cli.output import json_option, print_json, print_table, progress
+from avbench.cli.output import json_option, print_json, print_table, progress, workers_option
+from avbench.cli.prepare import prepare, status
 from avbench.cli.splits import splits
 from avbench.types import MODALITIES, AvbenchError, Modality, UsageError
 
@@ -23,14 +23,6 @@ _DEFAULT_BENCHMARK = "vs100-ci"
 
 # Before torch is imported: threads that spin while they wait lose most of a shared machine's time.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-workers_option = click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    default=os.cpu_count() or 1,
-    show_default="all cores",
-    help="Clips worked on at a time.",
-)
 
 
 class _Group(click.Group):
@@ -44,6 +36,8 @@ class _Group(click.Group):
         except click.UsageError as error:
             command = error.ctx.command_path if error.ctx else "avbench"
             _fail(ctx, f"{error.format_message()} See {command} --help.", error.exit_code)
+        except KeyboardInterrupt:
+            _fail(ctx, "stopped by Ctrl-C: the same command goes on from here", 1)
         except BrokenPipeError:
             raise  # click ends quietly when the reader of a pipe is gone
         except OSError as error:
@@ -71,7 +65,8 @@ def main() -> None:
     """
 
 
-main.add_command(splits)
+for command in (prepare, status, splits):
+    main.add_command(command)
 
 
 @main.command("list")
@@ -112,69 +107,6 @@ def list_command(as_json: bool) -> None:
     )
     for group, points in plugins.items():
         print_table([group.removesuffix("s"), "from"], [[n, value] for n, value in points.items()])
-
-
-@main.command()
-@click.argument("benchmark")
-@click.option(
-    "--source", metavar="NAME[:ARGUMENT]", help="Where clips come from, such as folder:DIR."
-)
-@click.option("--preset", help="Encoder preset of the features.  [default: the benchmark's]")
-@workers_option
-@json_option
-def prepare(
-    benchmark: str, source: str | None, preset: str | None, workers: int, as_json: bool
-) -> None:
-    """Get, cut and check the clips of a benchmark, then extract features.
-
-    BENCHMARK is a name from `avbench list`, or the path of a TOML of your own. Clips made by an
-    earlier run are kept. Clips and features go to $AVBENCH_HOME (~/.cache/avbench). Exit code 1 if
-    any clip is missing.
-
-    \b
-    Examples:
-      avbench prepare toy-ci
-      avbench prepare vs100-ci --source folder:/data/vggsound
-      avbench prepare my-benchmark.toml --source folder:clips
-
-    A variant, such as ave-ci:seed=3, shares the clips and features of its benchmark.
-    """
-    from avbench.features.extract import extract
-    from avbench.manifests.benchmark import Benchmark
-    from avbench.media.prepare import prepare_clips
-
-    asked = Benchmark.load(benchmark)
-    chosen = asked.base
-    if chosen is not asked:
-        click.echo(f"{asked.name} shares the clips and features of {chosen.name}.", err=True)
-    encoder = registry.load("encoders", preset or asked.spec.preset)()
-    with progress() as report:
-        prepared = prepare_clips(chosen, source=source, workers=workers, report=report)
-        some = prepared.ok + prepared.already > 0
-        store = extract(chosen, encoder, workers=workers, report=report) if some else None
-    total, ready = len(chosen.manifest), len(store) if store else 0
-    if as_json:
-        print_json(
-            {
-                "benchmark": chosen.name,
-                "clips": total,
-                "ready": ready,
-                "failed": prepared.failed,
-                "features": str(store.folder) if store else None,
-            }
-        )
-    else:
-        click.echo(f"{ready:,} of {total:,} clips are ready, with {encoder.name} features")
-        for reason, clips in prepared.failed.items():
-            examples = ", ".join(clips[:3]) + (", ..." if len(clips) > 3 else "")
-            click.echo(f"  {len(clips):,} failed: {reason} ({examples})")
-        if prepared.failed:
-            click.echo(f"particulars: table clips of {chosen.home / 'ledger.sqlite'}")
-        click.echo(f"in {chosen.home}")
-        if chosen.spec.notes:
-            click.echo(f"note: {chosen.spec.notes}")
-    if ready < total:
-        sys.exit(1)
 
 
 @main.command()

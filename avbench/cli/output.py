@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,13 @@ import click
 from avbench.types import Report, silent
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to standard output.")
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=os.cpu_count() or 1,
+    show_default="all cores",
+    help="Clips worked on at a time.",
+)
 
 
 def print_json(record: Any) -> None:

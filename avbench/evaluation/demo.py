@@ -41,7 +41,7 @@ def run_demo(
         AvbenchError: As preparing and evaluating do.
     """
     benchmark = Benchmark.load("toy-ci")
-    prepare_clips(benchmark, source=None, workers=workers, report=report)
+    prepare_clips(benchmark, workers=workers, report=report)
     encoder = registry.load("encoders", benchmark.spec.preset)()
     extract(benchmark, encoder, workers=workers, report=report)
     results = [

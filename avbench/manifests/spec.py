@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,8 @@ class BenchmarkSpec:
         clip_seconds: Length of a clip.
         preset: The encoder preset its features come from unless another is asked for.
         sources: Where clips come from unless asked otherwise, `NAME` or `NAME:ARGUMENT`; the first
-            is used.
+            that has a clip gives it.
+        source_notes: Why these, and what may serve better, in a sentence or two.
         annotations: Table of clips the manifest is built from, beside the TOML or in
             `splits/annotations/`.
         val_per_class: How many clips of each class to hold out for val; with 0 for both, the
@@ -81,6 +82,7 @@ class BenchmarkSpec:
     clip_seconds: float
     preset: str
     sources: tuple[str, ...]
+    source_notes: str
     annotations: str
     val_per_class: int
     test_per_class: int
@@ -88,7 +90,7 @@ class BenchmarkSpec:
     keep_videos_together: bool
     drop_test_videos: bool
     clips_of: str
-    columns: dict[str, str]
+    columns: dict[str, str] = field(hash=False)
     licence: str
     citation: str
     homepage: str
@@ -114,6 +116,7 @@ _OPTIONAL: dict[str, Any] = {
     "memory": 0,
     "preset": "filterbank",
     "sources": [],
+    "source_notes": "",
     "val_per_class": 0,
     "test_per_class": 0,
     "seed": 0,

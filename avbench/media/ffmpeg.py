@@ -39,6 +39,15 @@ def binary() -> str:
         raise AvbenchError("no ffmpeg found: install ffmpeg, or imageio-ffmpeg by pip") from error
 
 
+@cache
+def version() -> str:
+    """Return the version of the ffmpeg that is used."""
+    printed = subprocess.run(
+        [binary(), "-version"], stdin=subprocess.DEVNULL, capture_output=True, check=False
+    ).stdout.decode(errors="replace")
+    return printed.removeprefix("ffmpeg version ").partition(" ")[0] or "unknown"
+
+
 def run(graph: Any, *, timeout_s: float) -> None:
     """Run a graph built by ffmpeg-python to its end.
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from avbench.types import AvbenchError
 
 SHORT = "short"
 """The reason given for a clip that is kept although its video ends early."""
+
+STILL = "still"
+"""The reason given for a clip that is kept although its picture never changes."""
+
+
+Failure = Literal["", "permanent", "transient", "invalid"]
 
 
 @dataclass(frozen=True)
@@ -23,62 +29,107 @@ class Outcome:
 
     Attributes:
         clip_id: The clip.
-        status: Whether the clip is there.
-        source: Where it was asked for, `NAME` or `NAME:ARGUMENT`.
+        status: Whether the clip is there; "acquired" if only its original is.
+        source: Where it came from or was asked for last, `NAME` or `NAME:ARGUMENT`.
         request: What was asked for: video, start, end and length.
         seconds: Time spent on the last attempt.
-        reason: Why it failed, in words common to all such clips; `SHORT`, or nothing, if it is ok.
+        failure: Why there is no use in trying the source again ("permanent"), or that there is
+            ("transient"), or that what it gave is no clip ("invalid"); nothing if it did not fail.
+        reason: Why it failed, in words common to all such clips; `SHORT`, `STILL`, or nothing, if
+            it is ok.
         detail: The particulars of this clip.
-        permanent: Whether there is no use in asking the same source again.
         attempts: How often it was tried.
         bytes: Size of the clip's file.
         sha256: Of the clip's file, in hexadecimal.
     """
 
     clip_id: str
-    status: Literal["ok", "failed"]
+    status: Literal["ok", "acquired", "failed"]
     source: str
     request: str
-    seconds: float
+    seconds: float = 0.0
+    failure: Failure = ""
     reason: str = ""
     detail: str = ""
-    permanent: bool = False
     attempts: int = 1
     bytes: int = 0
     sha256: str = ""
 
 
+@dataclass(frozen=True)
+class Run:
+    """One run of `prepare`.
+
+    Attributes:
+        started: When, as ISO 8601 in UTC.
+        todo: How many clips it set out to make.
+        done: How many it has dealt with so far.
+        seconds: From its start to the last clip it dealt with.
+        idle_s: From that clip to now.
+        tools: Versions of what it cut and downloaded with.
+    """
+
+    started: str
+    todo: int
+    done: int
+    seconds: float
+    idle_s: float
+    tools: str
+
+
 _COLUMNS = [field.name for field in fields(Outcome)]
-_CREATE = """CREATE TABLE IF NOT EXISTS clips (
+_CREATE = """
+CREATE TABLE IF NOT EXISTS runs (
+    run INTEGER PRIMARY KEY, started TEXT NOT NULL, todo INTEGER NOT NULL, tools TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS clips (
     clip_id TEXT PRIMARY KEY, status TEXT NOT NULL, source TEXT NOT NULL,
-    request TEXT NOT NULL, seconds REAL NOT NULL,
-    reason TEXT NOT NULL, detail TEXT NOT NULL, permanent INTEGER NOT NULL,
-    attempts INTEGER NOT NULL, bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, updated TEXT NOT NULL
-)"""
-_RECORD = "REPLACE INTO clips ({}, updated) VALUES ({}, ?)".format(
-    ", ".join(_COLUMNS), ", ".join("?" * len(_COLUMNS))
+    request TEXT NOT NULL, seconds REAL NOT NULL, failure TEXT NOT NULL,
+    reason TEXT NOT NULL, detail TEXT NOT NULL, attempts INTEGER NOT NULL,
+    bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, run INTEGER NOT NULL, updated TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS refusals (
+    clip_id TEXT, source TEXT, request TEXT, reason TEXT NOT NULL,
+    PRIMARY KEY (clip_id, source, request)
+);
+CREATE INDEX IF NOT EXISTS clips_by_run ON clips (run, updated);
+"""
+_VERSION = 2
+_UPSERT = """INSERT INTO clips ({columns}, run, updated) VALUES ({marks}, ?, ?)
+    ON CONFLICT (clip_id) DO UPDATE SET {updates}, run = excluded.run, updated = excluded.updated,
+    attempts = clips.attempts + excluded.attempts""".format(
+    columns=", ".join(_COLUMNS),
+    marks=", ".join("?" * len(_COLUMNS)),
+    updates=", ".join(f"{c} = excluded.{c}" for c in _COLUMNS if c not in ("clip_id", "attempts")),
 )
 
 
 class Ledger:
-    """The ledger of one benchmark; a context manager.
+    """The ledger of one benchmark; a context manager. Only the driver of a run writes it.
 
     Args:
         path: The SQLite file; created where there is none, in a folder that exists.
 
     Raises:
-        AvbenchError: From every method, if the file cannot be read or written.
+        AvbenchError: From every method, if the file cannot be read or written, or was made by a
+            version of avbench with another form of it.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._run = 0
         with self._using():
             self._database = sqlite3.connect(path)
             try:
+                (version,) = self._database.execute("PRAGMA user_version").fetchone()
+                (tables,) = self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                if tables and version != _VERSION:
+                    raise sqlite3.DatabaseError(f"it has form {version}, not {_VERSION}")
                 # In this mode a reader never waits for the run that writes.
                 self._database.execute("PRAGMA journal_mode = WAL")
                 self._database.execute("PRAGMA synchronous = NORMAL")
-                self._database.execute(_CREATE)
+                self._database.executescript(_CREATE)
+                self._database.execute(f"PRAGMA user_version = {_VERSION}")
             except sqlite3.Error:
                 self._database.close()
                 raise
@@ -94,25 +145,90 @@ class Ledger:
     ) -> None:
         self._database.close()
 
-    def record(self, outcome: Outcome) -> None:
-        """Write the row of a clip, in place of an earlier one."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+    def begin(self, todo: int, tools: str) -> None:
+        """Note that a run begins; what is recorded from now on is its work."""
         with self._using(), self._database:
-            self._database.execute(_RECORD, (*astuple(outcome), now))
+            insert = "INSERT INTO runs (started, todo, tools) VALUES (?, ?, ?)"
+            self._run = self._database.execute(insert, (_now(), todo, tools)).lastrowid or 0
+
+    def record(self, outcome: Outcome) -> None:
+        """Write the row of a clip, in place of an earlier one, to whose attempts it adds."""
+        with self._using(), self._database:
+            self._database.execute(_UPSERT, (*astuple(outcome), self._run, _now()))
+            if outcome.failure == "permanent":
+                self._database.execute(
+                    "REPLACE INTO refusals VALUES (?, ?, ?, ?)",
+                    (outcome.clip_id, outcome.source, outcome.request, outcome.reason),
+                )
+
+    def standing(self) -> dict[str, tuple[str, str, int]]:
+        """Return status, request and bytes of every clip, by id: as little as a plan needs."""
+        return {row[0]: row[1:] for row in self._rows("SELECT clip_id, status, request, bytes")}
+
+    def refused(self, source: str) -> dict[tuple[str, str], str]:
+        """Return what a source refused for good: the reason by clip id and request."""
+        query = "SELECT clip_id, request, reason FROM refusals WHERE source = ?"
+        with self._using():
+            rows = self._database.execute(query, (source,)).fetchall()
+        return {(clip_id, request): reason for clip_id, request, reason in rows}
+
+    def made(self) -> tuple[int, int, float]:
+        """Return how many clips are there, their bytes together, and the seconds they took."""
+        query = """SELECT count(*), coalesce(sum(bytes), 0), coalesce(sum(seconds), 0.0)
+            FROM clips WHERE status = 'ok'"""
+        with self._using():
+            count, size, seconds = self._database.execute(query).fetchone()
+        return count, size, seconds
+
+    def forget_refusals(self) -> None:
+        """Let every source be asked for everything again."""
+        with self._using(), self._database:
+            self._database.execute("DELETE FROM refusals")
 
     def all(self) -> dict[str, Outcome]:
         """Return every row by clip id, sorted."""
-        query = f"SELECT {', '.join(_COLUMNS)} FROM clips ORDER BY clip_id"
+        rows = self._rows(f"SELECT {', '.join(_COLUMNS)}")
+        return {row[0]: Outcome(*row) for row in rows}
+
+    def export(self, clip_ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the rows of some clips, in their order, with when they were written and by what.
+
+        Clips that were never tried have the status "waiting" and nothing else.
+        """
+        columns = [*_COLUMNS, "updated", "tools"]
+        query = (
+            f"SELECT {', '.join(_COLUMNS)}, updated, tools FROM clips LEFT JOIN runs USING (run)"
+        )
         with self._using():
-            rows = self._database.execute(query).fetchall()
-        named = (dict(zip(_COLUMNS, row, strict=True)) for row in rows)
-        outcomes = (Outcome(**row | {"permanent": bool(row["permanent"])}) for row in named)
-        return {outcome.clip_id: outcome for outcome in outcomes}
+            rows = {row[0]: row for row in self._database.execute(query)}
+        blank: tuple[Any, ...] = ("waiting", *(None,) * (len(columns) - 2))
+        return [dict(zip(columns, rows.get(i, (i, *blank)), strict=True)) for i in clip_ids]
+
+    def last_run(self) -> Run | None:
+        """Return what is known of the last run, or nothing if there was none."""
+        query = """SELECT started, todo, tools, count(clip_id), max(updated) FROM runs
+            LEFT JOIN clips USING (run) GROUP BY run ORDER BY run DESC LIMIT 1"""
+        with self._using():
+            row = self._database.execute(query).fetchone()
+        if row is None:
+            return None
+        started, todo, tools, done, updated = row
+        begun, last = (datetime.fromisoformat(text) for text in (started, updated or started))
+        idle_s = (datetime.now(UTC) - last).total_seconds()
+        return Run(started, todo, done, (last - begun).total_seconds(), idle_s, tools)
+
+    def _rows(self, select: str) -> Iterable[tuple[Any, ...]]:
+        with self._using():
+            return self._database.execute(f"{select} FROM clips ORDER BY clip_id").fetchall()
 
     @contextmanager
     def _using(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
-            remedy = "check space and permissions, or delete it and prepare again"
+            remedy = "check space and permissions, or move it away and prepare again"
             raise AvbenchError(f"cannot use {self._path}: {error}: {remedy}") from error
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import av
 import numpy as np
+import numpy.typing as npt
 from av.container import InputContainer
 
 TOLERANCE_S = 0.5
 """By how many seconds lengths may differ before it counts."""
 
 _SILENT_DB = -80.0
+# Every so many frames a small grey picture is compared with the first; coding alone changes less.
+_LOOK_EVERY, _LOOK, _STILL = 10, 16, 4.0
 
 
 class InvalidClip(Exception):  # noqa: N818 - a finding, not a fault
@@ -45,6 +48,7 @@ class ClipInfo:
         height: Of a frame, in pixels.
         sample_rate: Of the sound, in Hz.
         level_db: Highest sample of the sound, in dB of full scale.
+        still: Whether the picture never changes.
     """
 
     video_s: float
@@ -54,6 +58,7 @@ class ClipInfo:
     height: int
     sample_rate: int
     level_db: float
+    still: bool
 
 
 @contextmanager
@@ -87,7 +92,8 @@ def validate(path: Path, *, seconds: float) -> ClipInfo:
         InvalidClip: If it is not a clip with pictures and sound of one length.
     """
     frames = samples = 0
-    peak = 0.0
+    peak = change = 0.0
+    first: npt.NDArray[np.int16] | None = None
     with opened(path) as container:
         video, audio = container.streams.video[0], container.streams.audio[0]
         video.codec_context.thread_count = 1  # clips run in parallel, frames need not
@@ -99,6 +105,10 @@ def validate(path: Path, *, seconds: float) -> ClipInfo:
         to_float = av.AudioResampler(format="fltp")
         for frame in container.decode(video, audio):
             if isinstance(frame, av.VideoFrame):
+                if frames % _LOOK_EVERY == 0:
+                    look = frame.reformat(_LOOK, _LOOK, "gray").to_ndarray().astype(np.int16)
+                    first = look if first is None else first
+                    change = max(change, float(np.abs(look - first).max()))
                 frames += 1
             elif isinstance(frame, av.AudioFrame):
                 samples += frame.samples
@@ -112,6 +122,7 @@ def validate(path: Path, *, seconds: float) -> ClipInfo:
             height=video.height,
             sample_rate=audio.rate,
             level_db=20 * math.log10(max(peak, 1e-10)),
+            still=change < _STILL,
         )
     _check(info, rate=rate, promised_s=promised_s, seconds=seconds)
     return info

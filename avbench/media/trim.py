@@ -18,7 +18,7 @@ def trim(source: Path, target: Path, *, start_s: float | None, seconds: float) -
     """Cut `seconds` of a video and encode them as H.264 and AAC; same input, same bytes.
 
     The frame rate stays the source's own, made constant, at most 25; an odd width or height loses
-    a line.
+    a line, a rotated picture is turned upright, and more than two channels of sound become two.
 
     Args:
         source: The video.
@@ -47,6 +47,7 @@ def trim(source: Path, target: Path, *, start_s: float | None, seconds: float) -
     )
     # first_pts keeps sound that starts late in its place.
     sound = video["a:0"].filter("aresample", **{"async": 1, "first_pts": 0})
+    sound = sound.filter("aformat", channel_layouts="mono|stereo")
     encoding = {
         "t": seconds,
         "vcodec": "libx264",

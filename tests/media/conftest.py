@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from avbench.manifests.benchmark import Benchmark
+from tests.media.server import MediaServer
 
 SOUND_RATE = 44_100
 
@@ -69,6 +71,16 @@ def write_video(
 @pytest.fixture
 def video() -> Callable[..., Path]:
     return write_video
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MediaServer]:
+    """Give a web server, short pauses, and download slots that no other run holds."""
+    monkeypatch.setattr("avbench.media.sources.download._BACKOFF_S", 0.02)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with MediaServer() as server:
+        yield server
 
 
 @pytest.fixture

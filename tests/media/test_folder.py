@@ -9,7 +9,7 @@ import pytest
 
 from avbench.manifests.benchmark import Benchmark
 from avbench.manifests.manifest import Clip
-from avbench.media.sources.base import ClipUnavailable, SourceFile, open_source
+from avbench.media.sources.base import ClipUnavailable, Network, SourceFile, open_source
 from avbench.media.sources.folder import FolderSource
 from avbench.types import UsageError
 
@@ -23,7 +23,7 @@ def clip(clip_id: str, youtube_id: str | None, start_s: float | None) -> Clip:
 
 
 def find(few: Few, folder: Path, wanted: Clip) -> SourceFile:
-    return FolderSource(few(["a"]).spec, str(folder)).fetch(wanted, folder)
+    return FolderSource(few(["a"]).spec, str(folder), Network()).fetch(wanted, folder)
 
 
 @pytest.mark.parametrize(
@@ -98,13 +98,13 @@ def test_an_argument_that_is_no_folder(tmp_path: Path, few: Few) -> None:
     spec = few(["a"]).spec
     for argument in (None, "", str(tmp_path / "none")):
         with pytest.raises(UsageError, match="source folder"):
-            FolderSource(spec, argument)
+            FolderSource(spec, argument, Network())
 
 
 def test_sources_are_opened_by_name(tmp_path: Path, few: Few) -> None:
     spec = few(["a"]).spec
-    assert isinstance(open_source(f"folder:{tmp_path}", spec), FolderSource)
+    assert isinstance(open_source(f"folder:{tmp_path}", spec, Network()), FolderSource)
     with pytest.raises(UsageError, match="did you mean folder"):
-        open_source("foldr:x", spec)
+        open_source("foldr:x", spec, Network())
     with pytest.raises(UsageError, match="takes no argument"):
-        open_source("render:x", spec)
+        open_source("render:x", spec, Network())

@@ -31,7 +31,7 @@ ALONE = """
 import sys
 from avbench.manifests.benchmark import Benchmark
 from avbench.media.prepare import prepare_clips
-prepare_clips(Benchmark.load(sys.argv[1]), source=None, workers=2, report=lambda *a: None)
+prepare_clips(Benchmark.load(sys.argv[1]), workers=2, report=lambda *a: None)
 """
 
 
@@ -47,7 +47,7 @@ def names(folder: Path) -> set[str]:
 def test_the_second_run_fetches_nothing(few: Few, monkeypatch: pytest.MonkeyPatch) -> None:
     benchmark = few(["-a", "b_c", "d"], sources=("render",))
     seen: list[tuple[str, int, int]] = []
-    first = prepare_clips(benchmark, source=None, workers=2, report=lambda *a: seen.append(a))
+    first = prepare_clips(benchmark, workers=2, report=lambda *a: seen.append(a))
     assert (first.ok, first.already, first.failed) == (3, 0, {})
     assert names(resources.home() / "few" / "clips") == {"-a.mp4", "b_c.mp4", "d.mp4"}
     assert [done for _, done, total in seen if total == 3] == [0, 1, 2, 3]
@@ -55,19 +55,19 @@ def test_the_second_run_fetches_nothing(few: Few, monkeypatch: pytest.MonkeyPatc
     assert all(len(row.sha256) == 64 and row.attempts == 1 for row in rows.values())
 
     monkeypatch.setattr(prepare, "trim", lambda *_, **__: pytest.fail("it was cut again"))
-    second = prepare_clips(benchmark, source=None, workers=2, report=silent)
+    second = prepare_clips(benchmark, workers=2, report=silent)
     assert (second.ok, second.already) == (0, 3)
     assert ledger_of(benchmark) == rows
 
 
 def test_a_clip_that_was_lost_or_damaged_is_made_again(few: Few) -> None:
     benchmark = few(["a", "b", "c"], sources=("render",))
-    prepare_clips(benchmark, source=None, workers=1, report=silent)
+    prepare_clips(benchmark, workers=1, report=silent)
     clips = benchmark.home / "clips"
     good = (clips / "a.mp4").read_bytes()
     (clips / "a.mp4").write_bytes(good[:99])
     (clips / "b.mp4").unlink()
-    again = prepare_clips(benchmark, source=None, workers=1, report=silent)
+    again = prepare_clips(benchmark, workers=1, report=silent)
     assert (again.ok, again.already) == (2, 1)
     assert (clips / "a.mp4").read_bytes() == good
     assert ledger_of(benchmark)["a"].attempts == 2
@@ -78,7 +78,7 @@ def test_a_clip_of_another_time_is_another_clip(tmp_path: Path, few: Few, video:
     source = f"folder:{tmp_path / 'videos'}"
 
     def digest(benchmark: Benchmark) -> str:
-        done = prepare_clips(benchmark, source=source, workers=1, report=silent)
+        done = prepare_clips(benchmark, sources=[source], workers=1, report=silent)
         assert (done.already, done.failed) == (0, {"not in the folder": ["b"]})
         return hashlib.sha256((benchmark.home / "clips" / "a.mp4").read_bytes()).hexdigest()
 
@@ -93,9 +93,9 @@ def test_a_clip_of_another_time_is_another_clip(tmp_path: Path, few: Few, video:
 
 
 def test_a_clip_that_left_the_table_is_not_deleted(few: Few) -> None:
-    prepare_clips(few(["a", "b"], sources=("render",)), source=None, workers=1, report=silent)
+    prepare_clips(few(["a", "b"], sources=("render",)), workers=1, report=silent)
     benchmark = few(["c", "d"], sources=("render",))
-    done = prepare_clips(benchmark, source=None, workers=1, report=silent)
+    done = prepare_clips(benchmark, workers=1, report=silent)
     assert (done.ok, done.already) == (2, 0)
     assert names(benchmark.home / "clips") == {"a.mp4", "b.mp4", "c.mp4", "d.mp4"}
 
@@ -110,7 +110,7 @@ def test_every_failure_has_a_reason_and_stops_no_other(
     video(folder / "mute.mp4", seconds=2, sound=None)
     (folder / "broken.mp4").write_bytes(b"no video")
     benchmark = few(["good", "short", "mute", "broken", "missing", "none"], seconds=2.0)
-    done = prepare_clips(benchmark, source=f"folder:{folder}", workers=2, report=silent)
+    done = prepare_clips(benchmark, sources=[f"folder:{folder}"], workers=2, report=silent)
     assert done.ok == 2
     assert done.failed == {
         "not in the folder": ["missing", "none"],
@@ -122,7 +122,7 @@ def test_every_failure_has_a_reason_and_stops_no_other(
     assert (rows["short"].status, rows["short"].reason) == ("ok", SHORT)
 
     video(folder / "missing.mp4", seconds=2)
-    again = prepare_clips(benchmark, source=f"folder:{folder}", workers=2, report=silent)
+    again = prepare_clips(benchmark, sources=[f"folder:{folder}"], workers=2, report=silent)
     assert (again.ok, again.already) == (1, 2)
 
 
@@ -142,7 +142,7 @@ def test_what_is_gone_for_good_is_not_asked_for_again(
     monkeypatch.setattr(prepare, "open_source", lambda *_: GoneSource())
     benchmark = few(["a", "b"])
     for source, asked in (("x", 2), ("x", 2), ("y", 4)):
-        done = prepare_clips(benchmark, source=source, workers=1, report=silent)
+        done = prepare_clips(benchmark, sources=[source], workers=1, report=silent)
         assert done.failed == {"private": ["a", "b"]}
         assert (done.ok, GoneSource.asked) == (0, asked)
 
@@ -160,7 +160,7 @@ def test_a_killed_run_is_resumed(few: Few) -> None:
         running.send_signal(signal.SIGKILL)
     killed_at = len(names(clips))
     assert 3 <= killed_at < 12
-    resumed = prepare_clips(benchmark, source=None, workers=2, report=silent)
+    resumed = prepare_clips(benchmark, workers=2, report=silent)
     assert resumed.ok + resumed.already == 12
     assert resumed.already >= 1
     assert names(clips) == {f"{i}.mp4" for i in ids}
@@ -173,8 +173,8 @@ def test_a_second_run_at_once_is_refused(few: Few) -> None:
     with (benchmark.home / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(AvbenchError, match="another run is preparing few"):
-            prepare_clips(benchmark, source=None, workers=1, report=silent)
-    assert prepare_clips(benchmark, source=None, workers=1, report=silent).ok == 2
+            prepare_clips(benchmark, workers=1, report=silent)
+    assert prepare_clips(benchmark, workers=1, report=silent).ok == 2
 
 
 def test_a_home_that_cannot_be_written(
@@ -184,7 +184,7 @@ def test_a_home_that_cannot_be_written(
     monkeypatch.setenv("AVBENCH_HOME", str(tmp_path / "file"))
     benchmark = few(["a", "b"], sources=("render",))
     with pytest.raises(AvbenchError, match=r"cannot write .*file.*choose another place"):
-        prepare_clips(benchmark, source=None, workers=1, report=silent)
+        prepare_clips(benchmark, workers=1, report=silent)
 
 
 def test_a_full_disk_ends_the_run_in_one_line(few: Few, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,14 +194,14 @@ def test_a_full_disk_ends_the_run_in_one_line(few: Few, monkeypatch: pytest.Monk
     monkeypatch.setattr(prepare, "trim", full)
     benchmark = few(["a", "b", "c"], sources=("render",))
     with pytest.raises(AvbenchError, match=r"disk.* full"):
-        prepare_clips(benchmark, source=None, workers=2, report=silent)
+        prepare_clips(benchmark, workers=2, report=silent)
     assert names(benchmark.home / "clips") == set()
     assert "scratch" not in names(benchmark.home)
 
 
 def test_without_a_source(few: Few) -> None:
-    with pytest.raises(AvbenchError, match="few: no automatic source yet: pass --source folder:"):
-        prepare_clips(few(["a"]), source=None, workers=1, report=silent)
+    with pytest.raises(AvbenchError, match="few: no automatic source: pass --source folder:"):
+        prepare_clips(few(["a", "b"]), workers=1, report=silent)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -214,9 +214,9 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_no_scratch(
             path.write_bytes(b"x")
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr("avbench.media.prepare.open_source", lambda text, spec: Full())
+    monkeypatch.setattr("avbench.media.prepare.open_source", lambda *_: Full())
     benchmark = few(["a", "b", "c", "d"], sources=("full",))
-    with pytest.raises(AvbenchError, match=r"clips: the disk or your quota is full"):
-        prepare_clips(benchmark, source=None, workers=workers, report=silent)
+    with pytest.raises(AvbenchError, match=r"the disk or your quota is full"):
+        prepare_clips(benchmark, workers=workers, report=silent)
     assert names(benchmark.home) == {"clips", "ledger.sqlite", ".lock"}
     assert names(benchmark.home / "clips") == set()

@@ -14,7 +14,7 @@ from avbench.manifests.builder import build
 from avbench.manifests.manifest import Clip
 from avbench.manifests.spec import load_spec
 from avbench.media.probe import validate
-from avbench.media.sources.base import ClipUnavailable
+from avbench.media.sources.base import ClipUnavailable, Network
 from avbench.media.sources.render import LEAD_S, RenderSource
 from avbench.media.sources.toy_looks import FPS, LOOKS, film
 from avbench.media.sources.toy_sounds import RATE, SOUNDS, play
@@ -53,17 +53,17 @@ def test_the_same_bytes_every_time(tmp_path: Path, clips: list[Clip]) -> None:
     contents = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        found = RenderSource(SPEC, None).fetch(clips[100], tmp_path / name)
+        found = RenderSource(SPEC, None, Network()).fetch(clips[100], tmp_path / name)
         contents.append(found.path.read_bytes())
     assert contents[0] == contents[1]
-    other = RenderSource(SPEC, None).fetch(clips[101], tmp_path)
+    other = RenderSource(SPEC, None, Network()).fetch(clips[101], tmp_path)
     assert other.path.read_bytes() != contents[0]
 
 
 def test_the_video_is_longer_than_its_clip_and_quiet_before_it(
     tmp_path: Path, clips: list[Clip]
 ) -> None:
-    found = RenderSource(SPEC, None).fetch(clips[0], tmp_path)
+    found = RenderSource(SPEC, None, Network()).fetch(clips[0], tmp_path)
     assert found.start_s == LEAD_S
     assert validate(found.path, seconds=2.0).video_s > LEAD_S + SPEC.clip_seconds
     with av.open(str(found.path)) as container:
@@ -91,5 +91,5 @@ def test_the_picture_moves_to_the_sound(look: str, sound: str) -> None:
 def test_a_label_that_cannot_be_rendered(tmp_path: Path, few: Callable[..., Benchmark]) -> None:
     clip = Clip("a", None, None, None, "playing theremin", 0, 0, "train", None)
     with pytest.raises(ClipUnavailable, match="not a look and a sound") as caught:
-        RenderSource(few(["a"]).spec, None).fetch(clip, tmp_path)
+        RenderSource(few(["a"]).spec, None, Network()).fetch(clip, tmp_path)
     assert caught.value.permanent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,3 +143,79 @@ def test_without_a_system_ffmpeg_the_bundled_one_runs(monkeypatch: pytest.Monkey
     ffmpeg_module.binary.cache_clear()
     assert Path(ffmpeg_module.binary()).is_file()
     ffmpeg_module.binary.cache_clear()
+
+
+def ffmpeg_made(path: Path, *arguments: str) -> Path:
+    command = [ffmpeg_module.binary(), "-v", "error", "-y", *arguments, str(path)]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+    return path
+
+
+def test_a_variable_frame_rate_keeps_its_times(tmp_path: Path, video: Video) -> None:
+    plain = video(tmp_path / "in.mp4", seconds=6, mark_s=3.6)
+    # Every third frame of the first two seconds, then all of them.
+    some = ["-vf", "select=gt(t\\,2)+not(mod(n\\,3))", "-fps_mode", "vfr", "-c:a", "copy"]
+    source = ffmpeg_made(tmp_path / "vfr.mp4", "-i", str(plain), *some)
+    trim(source, tmp_path / "out.mp4", start_s=1.0, seconds=4)
+    sight, sound = marks(tmp_path / "out.mp4")
+    info = validate(tmp_path / "out.mp4", seconds=4)
+    rate = info.frames / info.video_s
+    assert abs(sight - 2.6) <= 1 / rate
+    assert abs(sound - 2.6) <= 0.005
+
+
+def test_a_rotated_picture_is_turned_upright(tmp_path: Path, video: Video) -> None:
+    plain = video(tmp_path / "in.mp4", seconds=1, size=(64, 48))
+    turn = ["-display_rotation", "90", "-i", str(plain), "-c", "copy"]
+    source = ffmpeg_made(tmp_path / "turned.mp4", *turn)
+    trim(source, tmp_path / "out.mp4", start_s=None, seconds=1)
+    info = validate(tmp_path / "out.mp4", seconds=1)
+    assert (info.width, info.height) == (48, 64)
+
+
+def test_surround_sound_becomes_stereo(tmp_path: Path, video: Video) -> None:
+    plain = video(tmp_path / "in.mp4", seconds=2, mark_s=1)
+    source = ffmpeg_made(tmp_path / "six.mp4", "-i", str(plain), "-c:v", "copy", "-ac", "6")
+    trim(source, tmp_path / "out.mp4", start_s=None, seconds=2)
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert container.streams.audio[0].layout.name == "stereo"
+    assert abs(marks(tmp_path / "out.mp4")[1] - 1) <= 0.005
+
+
+@pytest.mark.parametrize("layout", ["mono", "stereo"])
+def test_mono_and_stereo_stay(tmp_path: Path, video: Video, layout: str) -> None:
+    plain = video(tmp_path / "in.mp4", seconds=1)
+    channels = str(1 + (layout == "stereo"))
+    source = ffmpeg_made(tmp_path / "x.mp4", "-i", str(plain), "-c:v", "copy", "-ac", channels)
+    trim(source, tmp_path / "out.mp4", start_s=None, seconds=1)
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert container.streams.audio[0].layout.name == layout
+
+
+def test_a_still_picture_is_told(tmp_path: Path, video: Video) -> None:
+    grey = ["-f", "lavfi", "-i", "color=c=gray:s=64x48:d=2:r=25"]
+    tone = ["-f", "lavfi", "-i", "sine=d=2", "-c:a", "aac"]
+    source = ffmpeg_made(tmp_path / "still.mp4", *grey, *tone)
+    trim(source, tmp_path / "out.mp4", start_s=None, seconds=2)
+    assert validate(tmp_path / "out.mp4", seconds=2).still
+    moving = video(tmp_path / "in.mp4", seconds=2, mark_s=1)
+    trim(moving, tmp_path / "out.mp4", start_s=None, seconds=2)
+    assert not validate(tmp_path / "out.mp4", seconds=2).still
+
+
+def test_a_video_shorter_than_the_window_is_cut_to_its_end(tmp_path: Path, video: Video) -> None:
+    source = video(tmp_path / "in.mp4", seconds=5, mark_s=4)
+    trim(source, tmp_path / "out.mp4", start_s=2, seconds=10)
+    info = validate(tmp_path / "out.mp4", seconds=10)
+    assert info.video_s == pytest.approx(3, abs=0.1)
+    assert abs(marks(tmp_path / "out.mp4")[0] - 2) <= 1 / 25
+
+
+@pytest.mark.parametrize(("sound", "message"), [(None, "no audio stream"), ("silence", "silent")])
+def test_without_sound_there_is_no_clip(
+    tmp_path: Path, video: Video, sound: str | None, message: str
+) -> None:
+    source = video(tmp_path / "in.mp4", seconds=2, sound=sound)
+    with pytest.raises(InvalidClip, match=message):
+        trim(source, tmp_path / "out.mp4", start_s=None, seconds=2)
+        validate(tmp_path / "out.mp4", seconds=2)

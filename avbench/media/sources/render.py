@@ -10,7 +10,7 @@ import numpy as np
 
 from avbench.manifests.manifest import Clip
 from avbench.manifests.spec import BenchmarkSpec
-from avbench.media.sources.base import ClipUnavailable, SourceFile
+from avbench.media.sources.base import ClipUnavailable, Network, SourceFile
 from avbench.media.sources.toy_looks import FPS, LOOKS, SIZE, Array, background, film
 from avbench.media.sources.toy_sounds import RATE, SOUNDS, noise, play
 from avbench.types import UsageError
@@ -31,12 +31,18 @@ class RenderSource:
     Args:
         spec: The benchmark.
         argument: Nothing.
+        network: Not used.
 
     Raises:
         UsageError: If there is an argument.
     """
 
-    def __init__(self, spec: BenchmarkSpec, argument: str | None) -> None:
+    def __init__(
+        self,
+        spec: BenchmarkSpec,
+        argument: str | None,
+        network: Network,  # noqa: ARG002
+    ) -> None:
         if argument is not None:
             raise UsageError("source render: takes no argument: write just render")
         self._clip_s = spec.clip_seconds

@@ -1,0 +1,287 @@
+"""`avbench prepare` and `avbench status`: from a name to clips and features."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from avbench import registry
+from avbench.cli.output import json_option, print_json, print_table, progress, workers_option
+from avbench.types import SPLITS, Split, UsageError
+
+if TYPE_CHECKING:
+    from avbench.manifests.benchmark import Benchmark
+    from avbench.media.backend import Backend
+    from avbench.media.prepare import Plan, Stage
+
+_DONE: dict[str | None, str] = {"acquire": "have their original", "validate": "are sound"}
+_STAGES = ("acquire", "trim", "validate", "features")
+_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
+_BYTES = re.compile(r"(\d{1,9})([KMG]?)", re.IGNORECASE)
+
+
+class _Rate(click.ParamType[int]):
+    name = "BYTES"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        found = _BYTES.fullmatch(value)
+        if not found or not int(found[1]):
+            self.fail(f"{value!r}: give bytes per second, such as 500K or 2M", param, ctx)
+        return int(found[1]) * _UNITS[found[2].upper()]
+
+
+@click.command()
+@click.argument("benchmark")
+@click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    metavar="NAME[:ARGUMENT]",
+    help="Where clips come from; given several times, the first that has a clip gives it."
+    "  [default: the benchmark's]",
+)
+@click.option("--preset", help="Encoder preset of the features.  [default: the benchmark's]")
+@click.option("--stage", type=click.Choice(_STAGES), help="Do this stage only.")
+@click.option("--dry-run", is_flag=True, help="Say what there is to do, and what it takes.")
+@click.option("--split", type=click.Choice(SPLITS), help="Only the clips of this split.")
+@click.option("--step", type=click.IntRange(min=1), help="Only those of this step, from 1.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only so many, the first.")
+@click.option("--keep-originals", is_flag=True, help="Keep what was fetched, for another cut.")
+@click.option("--retry-refused", is_flag=True, help="Ask again for what is gone for good.")
+@workers_option
+@click.option(
+    "--backend",
+    type=click.Choice(("threading", "loky", "dask")),
+    default="threading",
+    show_default=True,
+    help="Threads, processes, or a Dask cluster.",
+)
+@click.option("--scheduler", metavar="tcp://HOST:PORT", help="Of a Dask cluster that is there.")
+@click.option("--cookies", type=click.Path(path_type=Path), help="File of cookies for downloads.")
+@click.option("--cookies-from-browser", "browser", help="Such as firefox or chrome.")
+@click.option("--proxy", metavar="URL", help="Proxy for downloads.")
+@click.option("--rate", type=_Rate(), help="Most bytes per second of a download, such as 2M.")
+@click.option(
+    "--max-height", type=click.IntRange(min=72), default=360, show_default=True, help="In lines."
+)
+@click.option(
+    "--sleep", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Pause, seconds."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.1),
+    default=30.0,
+    show_default=True,
+    help="Seconds without data after which a download has failed.",
+)
+@click.option(
+    "--retries",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    help="Of a download that failed for a while.",
+)
+@click.option(
+    "--downloads",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="At a time on a host.",
+)
+@json_option
+def prepare(
+    benchmark: str,
+    sources: tuple[str, ...],
+    preset: str | None,
+    stage: Stage | None,
+    dry_run: bool,
+    split: Split | None,
+    step: int | None,
+    limit: int | None,
+    keep_originals: bool,
+    retry_refused: bool,
+    workers: int,
+    backend: Backend,
+    scheduler: str | None,
+    cookies: Path | None,
+    browser: str | None,
+    proxy: str | None,
+    rate: int | None,
+    max_height: int,
+    sleep: float,
+    timeout: float,
+    retries: int,
+    downloads: int,
+    as_json: bool,
+) -> None:
+    """Get, cut and check the clips of a benchmark, then extract features.
+
+    BENCHMARK is a name from `avbench list`, or the path of a TOML of your own; a variant, such as
+    ave-ci:seed=3, shares the clips and features of its benchmark. Whatever stopped a run, the same
+    command goes on where it was. Clips and features go to $AVBENCH_HOME (~/.cache/avbench). Exit
+    code 1 if any clip is missing; `avbench status` says which and why.
+
+    \b
+    Sources:
+      youtube             by yt-dlp
+      url:TEMPLATE        such as url:https://mirror/{youtube_id}_{start}.mp4
+      archive:PATH        zip, tar, tar.gz, their parts, or a folder of them
+      folder:DIR          videos, or clips already cut, in any sub-folder
+
+    \b
+    Examples:
+      avbench prepare toy-ci
+      avbench prepare vs100-ci --dry-run
+      avbench prepare vs100-ci --source archive:/data/vggsound --source youtube
+      avbench prepare ave-ci --split test --limit 20
+      avbench prepare my-benchmark.toml --source folder:clips
+    """
+    from avbench.features.extract import extract
+    from avbench.manifests.benchmark import Benchmark
+    from avbench.media.prepare import Choice, check_clips, plan_clips, prepare_clips
+    from avbench.media.sources.base import Network
+
+    asked = Benchmark.load(benchmark)
+    chosen = asked.base
+    choice = Choice(split, step and step - 1, limit)
+    if chosen is not asked:
+        click.echo(f"{asked.name} shares the clips and features of {chosen.name}.", err=True)
+    if dry_run:
+        plan = plan_clips(asked, sources=sources, choice=choice)
+        _print_plan(chosen, plan, workers, as_json=as_json)
+        return
+    wanted = choice.of(asked)
+    encoder = registry.load("encoders", preset or asked.spec.preset)()
+    failed: dict[str, list[str]] = {}
+    store, ready = None, 0
+    with progress() as report:
+        if stage == "validate":
+            sound, damaged = check_clips(asked, workers=workers, report=report, choice=choice)
+            ready, failed = len(sound), {"damaged": damaged} if damaged else {}
+        elif stage != "features":
+            _explain_sources(chosen, sources)
+            prepared = prepare_clips(
+                asked,
+                sources=sources,
+                workers=workers,
+                report=report,
+                choice=choice,
+                network=Network(
+                    cookies=cookies,
+                    browser=browser,
+                    proxy=proxy,
+                    rate=rate,
+                    height=max_height,
+                    sleep_s=sleep,
+                    timeout_s=timeout,
+                    retries=retries,
+                    downloads=downloads,
+                ),
+                backend=backend,
+                scheduler=scheduler,
+                stage=stage,
+                keep_originals=keep_originals,
+                retry_refused=retry_refused,
+            )
+            failed, ready = prepared.failed, prepared.ok + prepared.already
+        if stage == "features" or (stage is None and ready):
+            store = extract(chosen, encoder, workers=workers, report=report)
+            ready = int((store.rows_of(wanted) >= 0).sum())
+    done = f"are ready, with {encoder.name} features" if store else _DONE.get(stage, "are ready")
+    if as_json:
+        features = str(store.folder) if store else None
+        counts = {"clips": len(wanted), "ready": ready, "failed": failed}
+        print_json({"benchmark": chosen.name, **counts, "features": features})
+    else:
+        click.echo(f"{ready:,} of {len(wanted):,} clips {done}")
+        _print_failed(chosen, failed)
+    if ready < len(wanted):
+        sys.exit(1)
+
+
+@click.command()
+@click.argument("benchmark")
+@click.option("--export", type=click.Path(path_type=Path), help="All clips, to .parquet or .csv.")
+@json_option
+def status(benchmark: str, export: Path | None, as_json: bool) -> None:
+    """Show how far a benchmark is prepared, what failed, and why.
+
+    Works while `avbench prepare` runs.
+
+    \b
+    Examples:
+      avbench status vs100-ci
+      avbench status vs100-ci --export clips.parquet
+    """
+    if export and export.suffix not in (".parquet", ".csv"):
+        raise UsageError(f"--export {export}: end it in .parquet or .csv")
+    from avbench.manifests.benchmark import Benchmark
+    from avbench.media.status import export_clips, status_of
+
+    chosen = Benchmark.load(benchmark)
+    if export:
+        count = export_clips(chosen, export)
+        click.echo(f"{export}: {count:,} clips", err=True)
+    found = status_of(chosen)
+    if as_json:
+        print_json(asdict(found))
+        return
+    share = found.ready / found.clips
+    click.echo(f"{found.benchmark}: {found.ready:,} of {found.clips:,} clips ready ({share:.1%})")
+    click.echo(f"  {found.waiting:,} not tried yet, {found.acquired:,} with their original only")
+    click.echo(f"  {found.bytes / 1e9:.2f} GB, {found.seconds / 3600:.2f} hours of work so far")
+    if found.rate:
+        hours = found.eta_s / 3600 if found.eta_s is not None else 0
+        click.echo(f"  {3600 * found.rate:,.0f} clips an hour; {hours:.1f} hours to go")
+    if found.last_run:
+        click.echo(f"  last run {found.last_run.started}; {found.last_run.tools}")
+    click.echo()
+    if found.kept:
+        print_table(["kept, though", "clips"], [[*item] for item in found.kept.items()])
+    if found.failures:
+        print_table(
+            ["failed", "kind", "clips", "such as"],
+            [[f.reason, f.failure, f.clips, f.example] for f in found.failures],
+        )
+
+
+def _explain_sources(chosen: Benchmark, given: tuple[str, ...]) -> None:
+    if not given and chosen.spec.source_notes:
+        names = ", ".join(chosen.spec.sources)
+        click.echo(f"Source: {names}. {chosen.spec.source_notes}", err=True)
+
+
+def _print_failed(chosen: Benchmark, failed: dict[str, list[str]]) -> None:
+    for reason, clips in failed.items():
+        examples = ", ".join(clips[:3]) + (", ..." if len(clips) > 3 else "")
+        click.echo(f"  {len(clips):,} failed: {reason} ({examples})")
+    if failed:
+        click.echo(f"particulars: avbench status {chosen.argument} --export clips.csv")
+    click.echo(f"in {chosen.home}")
+    if chosen.spec.notes:
+        click.echo(f"note: {chosen.spec.notes}")
+
+
+def _print_plan(chosen: Benchmark, plan: Plan, workers: int, *, as_json: bool) -> None:
+    todo = sum(plan.todo.values())
+    size, hours = todo * plan.bytes_each, todo * plan.seconds_each / workers / 3600
+    if as_json:
+        print_json(asdict(plan) | {"bytes": round(size), "hours": round(hours, 3)})
+        return
+    click.echo(f"{chosen.name}: {plan.clips:,} clips, {plan.already:,} are there")
+    for source, count in plan.todo.items():
+        click.echo(f"  {count:,} to get from {source}")
+    if plan.refused:
+        click.echo(f"  {plan.refused:,} that no source has (--retry-refused asks again)")
+    basis = f"as {plan.measured_on:,} clips so far" if plan.measured_on else "by rule of thumb"
+    click.echo(f"  {size / 1e9:.1f} GB of clips, {plan.free_bytes / 1e9:.1f} GB are free")
+    click.echo(f"  {hours:.1f} hours on {workers} workers, downloads apart ({basis})")
+    if chosen.spec.source_notes:
+        click.echo(f"sources: {chosen.spec.source_notes}")

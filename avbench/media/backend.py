@@ -1,0 +1,71 @@
+"""Where work runs: threads, processes, or a cluster, behind joblib."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar, get_args
+
+from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from avbench.types import AvbenchError, UsageError
+
+Backend = Literal["threading", "loky", "dask"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
+Work = TypeVar("Work")
+Done = TypeVar("Done")
+
+
+@contextmanager
+def pool(backend: Backend, *, workers: int, scheduler: str | None = None) -> Iterator[None]:
+    """Make `each` run on a backend.
+
+    Args:
+        backend: Threads and processes of this machine, or a Dask cluster.
+        workers: How many at a time; of a cluster that is there already, all of it is used.
+        scheduler: Address of a Dask scheduler, such as tcp://host:8786; without one, Dask workers
+            are started here.
+
+    Raises:
+        UsageError: If Dask is not installed, or a scheduler is given for another backend.
+        AvbenchError: If the scheduler cannot be reached.
+    """
+    if scheduler and backend != "dask":
+        raise UsageError(f"--scheduler goes with --backend dask, not {backend}")
+    if backend != "dask":
+        with parallel_config(backend=backend, n_jobs=workers):
+            yield
+        return
+    try:
+        import distributed
+    except ImportError as error:
+        raise UsageError("--backend dask needs Dask: pip install distributed") from error
+    local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+    options: dict[str, Any] = {"address": scheduler, "timeout": 20} if scheduler else local
+    try:
+        connect: Any = distributed.Client
+        client = connect(**options)
+    except (OSError, ValueError) as error:
+        raise AvbenchError(f"no Dask scheduler at {scheduler}: check the address") from error
+    with client, parallel_config(backend="dask", n_jobs=-1):
+        yield
+
+
+def each(function: Callable[[Work], Done], work: Iterable[Work]) -> Iterator[Done]:
+    """Yield what a function makes of each piece of work, as it is done, in any order.
+
+    No more work is drawn than is about to be done.
+
+    Raises:
+        AvbenchError: If a worker process was ended from outside.
+    """
+    run = Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
+    try:
+        yield from run(delayed(function)(piece) for piece in work)
+    except TerminatedWorkerError as error:
+        raise AvbenchError(
+            "a worker process was ended, perhaps for want of memory: run the same command again,"
+            " with fewer --workers"
+        ) from error

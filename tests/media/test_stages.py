@@ -1,0 +1,287 @@
+"""Sources in a chain, stages apart, backends, and the plan: on real files and real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from avbench.manifests.benchmark import Benchmark
+from avbench.media.ledger import Ledger, Outcome
+from avbench.media.prepare import Choice, check_clips, plan_clips, prepare_clips
+from avbench.media.sources.base import Network
+from avbench.media.status import status_of
+from avbench.types import AvbenchError, UsageError, silent
+from tests.media.server import MediaServer
+from tests.media.test_trim import marks
+
+Few = Callable[..., Benchmark]
+Video = Callable[..., Path]
+
+
+def ledger_of(benchmark: Benchmark) -> dict[str, Outcome]:
+    with Ledger(benchmark.home / "ledger.sqlite") as ledger:
+        return ledger.all()
+
+
+def bytes_of(benchmark: Benchmark) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (benchmark.home / "clips").iterdir()}
+
+
+def test_the_first_source_that_has_a_clip_gives_it(tmp_path: Path, few: Few, video: Video) -> None:
+    for folder, names in (("one", "ab"), ("two", "abcd")):
+        for name in names:
+            video(tmp_path / folder / f"{name}.mp4", seconds=1)
+    (tmp_path / "one" / "b.mp4").write_bytes(b"broken")
+    chain = [f"folder:{tmp_path / folder}" for folder in ("one", "two")]
+    benchmark = few(["a", "b", "c", "e"])
+    done = prepare_clips(benchmark, sources=chain, workers=2, report=silent)
+    assert (done.ok, done.failed) == (3, {"not in the folder": ["e"]})
+    rows = ledger_of(benchmark)
+    assert [rows[i].source for i in "abce"] == [chain[0], chain[1], chain[1], chain[1]]
+    assert [rows[i].attempts for i in "abce"] == [1, 2, 2, 2]
+
+
+def packed(folder: Path, kind: str, members: dict[str, Path]) -> str:
+    path = folder / f"clips.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, file in members.items():
+                archive.write(file, name)
+    else:
+        with tarfile.open(path, "w:gz" if kind == "tar.gz" else "w") as archive:
+            for name, file in members.items():
+                archive.add(file, name)
+    return f"archive:{path}"
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar", "tar.gz", "url"])
+def test_the_mark_comes_out_of_every_source_where_it_must(
+    tmp_path: Path, video: Video, server: MediaServer, kind: str
+) -> None:
+    whole = video(tmp_path / "videos" / "v.mp4", seconds=9, mark_s=5.6)
+    cut = video(tmp_path / "videos" / "w_000007.mp4", seconds=2, mark_s=0.6)
+    (tmp_path / "b.csv").write_text(
+        "clip_id,youtube_id,start_s,label,split\n"
+        "early,v,4.4,x,train\nlate,v,5.08,y,train\ncut,w,7,x,train\n"
+    )
+    (tmp_path / "b.toml").write_text(
+        'name = "b"\nclasses = 2\nclasses_per_step = 1\nclip_seconds = 2.0\nannotations = "b.csv"\n'
+    )
+    if kind == "folder":
+        sources = [f"folder:{tmp_path / 'videos'}"]
+    elif kind == "url":
+        server.put("/v.mp4", whole.read_bytes())
+        server.put("/w_7.mp4", cut.read_bytes())
+        sources = [
+            f"url:{server.url(f'/{name}.mp4')}" for name in ("{youtube_id}_{start}", "{youtube_id}")
+        ]
+    else:
+        sources = [packed(tmp_path, kind, {"a/v.mp4": whole, "b/w_000007.mp4": cut})]
+    benchmark = Benchmark.load(str(tmp_path / "b.toml"))
+    network = Network(sleep_s=0, timeout_s=5, retries=0)
+    done = prepare_clips(benchmark, sources=sources, workers=2, network=network, report=silent)
+    assert done.failed == {}
+    for clip, expected in (("early", 1.2), ("late", 0.52), ("cut", 0.6)):
+        sight, sound = marks(benchmark.home / "clips" / f"{clip}.mp4")
+        assert abs(sight - expected) <= 1 / 25
+        assert abs(sound - expected) <= 0.005
+    assert not list(benchmark.home.glob("scratch*"))
+
+
+def test_a_stream_gives_what_it_has_and_the_next_source_the_rest(
+    tmp_path: Path, few: Few, video: Video
+) -> None:
+    film = video(tmp_path / "v.mp4", seconds=1)
+    (tmp_path / "noise").write_bytes(os.urandom(500_000))
+    members = {"a.mp4": film, "b.mp4": film, "z": tmp_path / "noise", "d.mp4": film}
+    source = packed(tmp_path, "tar.gz", members)
+    path = tmp_path / "clips.tar.gz"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    benchmark = few([*"abde"])
+    done = prepare_clips(benchmark, sources=[source], workers=2, report=silent)
+    assert done.ok == 2
+    rows = ledger_of(benchmark)
+    assert "clips.tar.gz" in rows["d"].detail
+    video(tmp_path / "videos" / "d.mp4", seconds=1)
+    chain = [source, f"folder:{tmp_path / 'videos'}"]
+    done = prepare_clips(benchmark, sources=chain, workers=2, report=silent)
+    assert ledger_of(benchmark)["d"].source == chain[1]
+    assert "e" in done.failed["not in the folder"]
+
+
+def test_a_choice_of_clips(few: Few) -> None:
+    benchmark = few(["a", "b", "c", "d"], sources=("render",))
+    one = Choice(step=1)
+    assert one.of(benchmark) == ["b", "d"]
+    assert Choice(split="val").of(benchmark) == []
+    with pytest.raises(UsageError, match="few has 2 steps only"):
+        Choice(step=2).of(benchmark)
+    done = prepare_clips(benchmark, workers=1, report=silent, choice=Choice(step=1, limit=1))
+    assert (done.ok, done.already) == (1, 0)
+    assert set(bytes_of(benchmark)) == {"b.mp4"}
+    done = prepare_clips(benchmark, workers=1, report=silent, choice=one)
+    assert (done.ok, done.already) == (1, 1)
+    # Steps are those of the variant that was asked for.
+    variant = Benchmark.load(f"{benchmark.spec.path}:steps=1")
+    assert Choice(step=0).of(variant) == ["a", "c", "b", "d"]
+
+
+def test_the_plan_says_what_is_left_and_does_nothing(
+    tmp_path: Path, few: Few, video: Video
+) -> None:
+    folder = f"folder:{tmp_path / 'videos'}"
+    for name in "ab":
+        video(tmp_path / "videos" / f"{name}.mp4", seconds=1)
+    benchmark = few(["a", "b", "c", "d"])
+    plan = plan_clips(benchmark, sources=[folder])
+    assert (plan.clips, plan.already, plan.todo, plan.measured_on) == (4, 0, {folder: 4}, 0)
+    assert plan.free_bytes > 0
+    assert not benchmark.home.exists()
+    prepare_clips(benchmark, sources=[folder], workers=1, report=silent)
+    before = ledger_of(benchmark)
+    plan = plan_clips(benchmark, sources=[folder])
+    assert (plan.already, plan.todo, plan.refused, plan.measured_on) == (2, {folder: 2}, 0, 2)
+    assert plan.bytes_each == sum(map(len, bytes_of(benchmark).values())) / 2
+    assert ledger_of(benchmark) == before
+    with Ledger(benchmark.home / "ledger.sqlite") as ledger:
+        gone = before["c"]
+        ledger.record(Outcome("c", "failed", folder, gone.request, 0, "permanent", "private"))
+    assert plan_clips(benchmark, sources=[folder, "render"]).todo == {folder: 1, "render": 1}
+    assert plan_clips(benchmark, sources=[folder]).refused == 1
+
+
+def test_damaged_clips_are_found_and_made_again(few: Few) -> None:
+    benchmark = few(["a", "b", "c"], sources=("render",))
+    prepare_clips(benchmark, workers=2, report=silent)
+    good = bytes_of(benchmark)
+    path = benchmark.home / "clips" / "b.mp4"
+    rotten = bytearray(good["b.mp4"])
+    rotten[len(rotten) // 2] ^= 1
+    path.write_bytes(rotten)  # of the same size
+    assert prepare_clips(benchmark, workers=2, report=silent).already == 3
+    assert check_clips(benchmark, workers=2, report=silent) == (["a", "c"], ["b"])
+    assert ledger_of(benchmark)["b"].reason == "damaged"
+    assert prepare_clips(benchmark, workers=2, report=silent).ok == 1
+    assert bytes_of(benchmark) == good
+    assert check_clips(benchmark, workers=2, report=silent) == (["a", "b", "c"], [])
+
+
+@pytest.mark.parametrize("backend", ["loky", "dask"])
+def test_processes_make_the_same_clips_as_threads(few: Few, backend: str) -> None:
+    ids = [f"clip-{n}" for n in range(6)]
+    benchmark = few(ids, sources=("render",))
+    prepare_clips(benchmark, workers=2, report=silent)
+    expected = bytes_of(benchmark)
+    for path in benchmark.home.rglob("*"):
+        if path.is_file():
+            path.unlink()
+    done = prepare_clips(benchmark, workers=2, report=silent, backend=backend)
+    assert (done.ok, done.failed) == (6, {})
+    assert bytes_of(benchmark) == expected
+    assert sorted(path.name for path in benchmark.home.iterdir()) == [
+        ".lock",
+        "clips",
+        "ledger.sqlite",
+    ]
+
+
+def test_a_dask_worker_that_is_killed_costs_nothing(few: Few) -> None:
+    import distributed
+
+    ids = [f"clip-{n:02d}" for n in range(24)]
+    benchmark = few(ids, sources=("render",), seconds=2.0)
+    prepare_clips(benchmark, workers=2, report=silent)
+    expected, rows = bytes_of(benchmark), ledger_of(benchmark)
+    for path in benchmark.home.rglob("*"):
+        if path.is_file():
+            path.unlink()
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster:
+        victims = [worker.pid for worker in cluster.workers.values()]
+        killed = []
+
+        def report(what: str, done: int, total: int) -> None:
+            if done >= 8 and not killed:
+                killed.append(victims[0])
+                os.kill(victims[0], signal.SIGKILL)
+
+        done = prepare_clips(
+            benchmark,
+            workers=2,
+            report=report,
+            backend="dask",
+            scheduler=cluster.scheduler_address,
+        )
+    assert killed
+    assert (done.ok, done.failed) == (24, {})
+    assert bytes_of(benchmark) == expected
+    again = ledger_of(benchmark)
+    assert [(i, r.status, r.sha256, r.attempts) for i, r in again.items()] == [
+        (i, r.status, r.sha256, r.attempts) for i, r in rows.items()
+    ]
+    assert not list(benchmark.home.glob("scratch*"))
+
+
+def test_a_scheduler_that_is_not_there(few: Few) -> None:
+    benchmark = few(["a", "b"], sources=("render",))
+    with pytest.raises(UsageError, match="--scheduler goes with --backend dask"):
+        prepare_clips(benchmark, workers=1, report=silent, scheduler="tcp://127.0.0.1:1")
+    with pytest.raises(AvbenchError, match="no Dask scheduler at tcp://127.0.0.1:1"):
+        prepare_clips(
+            benchmark, workers=1, report=silent, backend="dask", scheduler="tcp://127.0.0.1:1"
+        )
+
+
+def test_status_while_and_after(few: Few) -> None:
+    benchmark = few(["a", "b", "c", "d"], sources=("render",))
+    assert status_of(benchmark).waiting == 4
+    seen = []
+
+    def report(what: str, done: int, total: int) -> None:
+        if done == 2:
+            seen.append(status_of(benchmark))
+
+    prepare_clips(benchmark, workers=1, report=report)
+    assert seen[0].ready == 2
+    assert seen[0].waiting == 2
+    assert seen[0].rate is not None
+    assert seen[0].eta_s is not None
+    after = status_of(benchmark)
+    assert (after.ready, after.waiting, after.failures, after.rate) == (4, 0, [], None)
+    assert after.bytes == sum(map(len, bytes_of(benchmark).values()))
+    assert after.last_run is not None
+    assert "ffmpeg" in after.last_run.tools
+    assert "yt-dlp" in after.last_run.tools
+
+
+def test_ctrl_c_ends_in_one_line_and_goes_on_later(few: Few) -> None:
+    benchmark = few([f"clip-{n:02d}" for n in range(30)], sources=("render",), seconds=2.0)
+    command = [Path(sys.executable).with_name("avbench"), "prepare", str(benchmark.spec.path)]
+    with subprocess.Popen(
+        [*command, "--stage", "trim"], stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as running:
+        clips = benchmark.home / "clips"
+        for _ in range(600):
+            if clips.is_dir() and len(list(clips.iterdir())) >= 3:
+                break
+            time.sleep(0.05)
+        os.killpg(running.pid, signal.SIGINT)
+        _, printed = running.communicate(timeout=60)
+    assert running.returncode == 1
+    assert printed.strip().splitlines()[-1] == (
+        "Error: stopped by Ctrl-C: the same command goes on from here"
+    )
+    assert "Traceback" not in printed
+    done = prepare_clips(benchmark, workers=2, report=silent)
+    assert done.already >= 3
+    assert done.ok + done.already == 30
+    assert not list(benchmark.home.glob("scratch*"))
