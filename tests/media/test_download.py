@@ -205,15 +205,20 @@ def test_but_not_for_ever(
     assert (error.reason, error.permanent) == ("rate limited", False)
 
 
+@pytest.mark.parametrize("behaviours", [(), (serve,)], ids=["at-first", "while-downloading"])
 def test_pauses_grow_and_are_the_same_every_time(
-    server: MediaServer, scratch: Path, monkeypatch: pytest.MonkeyPatch
+    server: MediaServer,
+    content: bytes,
+    scratch: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    behaviours: tuple[Behaviour, ...],
 ) -> None:
     monkeypatch.setattr(download, "_BACKOFF_S", 1.0)
     pauses: list[list[float]] = []
     for path in ("/a", "/a", "/b"):
         slept: list[float] = []
         monkeypatch.setattr("time.sleep", slept.append)
-        url = server.put(path, b"", then=status(500))
+        url = server.put(path, content, *behaviours, then=status(500))
         refused(url, scratch, Network(timeout_s=5, retries=3, sleep_s=0))
         pauses.append([pause for pause in slept if pause])
     assert pauses[0] == pauses[1] != pauses[2]
