@@ -205,15 +205,20 @@ def test_but_not_for_ever(
     assert (error.reason, error.permanent) == ("rate limited", False)
 
 
+@pytest.mark.parametrize("behaviours", [(), (serve,)], ids=["at-first", "while-downloading"])
 def test_pauses_grow_and_are_the_same_every_time(
-    server: MediaServer, scratch: Path, monkeypatch: pytest.MonkeyPatch
+    server: MediaServer,
+    content: bytes,
+    scratch: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    behaviours: tuple[Behaviour, ...],
 ) -> None:
     monkeypatch.setattr(download, "_BACKOFF_S", 1.0)
     pauses: list[list[float]] = []
     for path in ("/a", "/a", "/b"):
         slept: list[float] = []
         monkeypatch.setattr("time.sleep", slept.append)
-        url = server.put(path, b"", then=status(500))
+        url = server.put(path, content, *behaviours, then=status(500))
         refused(url, scratch, Network(timeout_s=5, retries=3, sleep_s=0))
         pauses.append([pause for pause in slept if pause])
     assert pauses[0] == pauses[1] != pauses[2]
@@ -239,8 +244,9 @@ def test_what_is_there_is_not_downloaded_again(
 
 
 def test_a_rate_is_kept_and_is_not_called_slow(
-    server: MediaServer, content: bytes, scratch: Path
+    server: MediaServer, content: bytes, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(download, "_MIN_RATE", len(content))
     began = time.monotonic()
     network = Network(timeout_s=0.5, retries=0, sleep_s=0, rate=len(content) // 2)
     Downloader(network).download(server.put("/a.mp4", content), scratch)
@@ -329,6 +335,15 @@ def test_a_stream_that_still_runs_is_not_waited_for(
     url = server.put("/list.m3u8", running, kind="application/vnd.apple.mpegurl")
     error = refused(url, scratch, CALM)
     assert (error.reason, error.permanent) == ("still live", False)
+
+
+def test_half_a_page_is_not_taken_for_one_without_a_video(
+    server: MediaServer, content: bytes, scratch: Path
+) -> None:
+    server.put("/a.mp4", content)
+    page = b"<!DOCTYPE html><title>Video</title>" + b" " * 2000 + b'<video src="/a.mp4"></video>'
+    url = server.put("/page", page, truncate(lie=False), kind="text/html")
+    assert Downloader(CALM).download(url, scratch).read_bytes() == content
 
 
 @pytest.mark.parametrize("videos", [1, 2])
