@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from avbench.manifests.benchmark import Benchmark
@@ -144,6 +145,16 @@ def test_the_readmes_tour(tmp_path, with_features, monkeypatch):
         python.replace("seeds=[0]", 'seeds=[0], settings={"epochs": "1"}')
     )
     assert 0 < float(run(f"{sys.executable} tour.py", tmp_path)) < 1
+
+
+def test_the_page_about_preparing(tmp_path):
+    for console in blocks("docs/prepare.md", "console"):
+        outputs = {command: run(command, tmp_path) for command in console.splitlines()}
+        for command, output in outputs.items():
+            if "prepare toy-ci" in command:
+                count = re.search(r"--limit (\d+)", command)[1]
+                assert f"{count} of {count} clips are ready" in output
+    assert len(pd.read_parquet(tmp_path / "clips.parquet")) == 624
 
 
 def test_the_page_about_splits(tmp_path, with_features, monkeypatch):
