@@ -13,6 +13,7 @@ import click
 
 from avbench import __version__, registry, resources
 from avbench.cli.output import json_option, print_json, print_table, progress
+from avbench.cli.score import score
 from avbench.cli.splits import splits
 from avbench.types import MODALITIES, AvbenchError, Modality, UsageError
 
@@ -63,7 +64,8 @@ def main() -> None:
     """
 
 
-main.add_command(splits)
+for command in (score, splits):
+    main.add_command(command)
 
 
 @main.command("list")

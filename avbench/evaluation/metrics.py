@@ -96,7 +96,10 @@ def mean_accuracy(matrix: AccuracyMatrix) -> Floats:
 
 
 def last_accuracy(matrix: AccuracyMatrix) -> Floats:
-    """Accuracy after the last step, pooled over the test clips of all classes: a_T. Shape ()."""
+    """Accuracy after the last step, pooled over the test clips of all classes.
+
+    a_T. Shape ().
+    """
     last: Floats = accuracy_per_step(matrix)[..., -1]
     return last
 

@@ -67,7 +67,7 @@ class Result:
             "config": self.config,
             "coverage": self.coverage,
             "test_clips_hash": self.test_clips_hash,
-            "metrics": summarise(self.matrices),
+            "metrics": summarise(self.matrices.values()),
             "runs": [
                 {
                     "seed": seed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +55,7 @@ class Summary:
         }
 
 
-def summarise(matrices: Mapping[int, AccuracyMatrix]) -> dict[str, Any]:
+def summarise(matrices: Collection[AccuracyMatrix]) -> dict[str, Any]:
     """Return every metric over seeds for JSON, with its definition, by name.
 
     Args:
@@ -63,7 +63,7 @@ def summarise(matrices: Mapping[int, AccuracyMatrix]) -> dict[str, Any]:
     """
     return {
         name: {"definition": definition(name)}
-        | Summary.of([float(metric(matrix)) for matrix in matrices.values()]).to_json()
+        | Summary.of([float(metric(matrix)) for matrix in matrices]).to_json()
         for name, metric in METRICS.items()
     }
 
