@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from avbench import __version__, registry, resources
+from avbench.cli.compare import compare
 from avbench.cli.output import json_option, print_json, print_table, progress
 from avbench.cli.score import score
 from avbench.cli.splits import splits
@@ -64,7 +65,7 @@ def main() -> None:
     """
 
 
-for command in (score, splits):
+for command in (compare, score, splits):
     main.add_command(command)
 
 
