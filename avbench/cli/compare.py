@@ -55,4 +55,6 @@ def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
     verdict = "a tie" if better == "tie" else f"{better} is better"
     click.echo(f"By mean accuracy: {verdict}.")
     if len(found.seeds) == 1:
-        click.echo("With one seed in common, nothing is known about other seeds.")
+        click.echo(
+            "One seed in common: this is about these two runs, and says nothing of other seeds."
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -36,6 +37,8 @@ OPTIONAL = {
 }
 
 _WHOLE = r"^\s*-?[0-9]{1,15}(\.0+)?\s*$"
+# What pandas calls an index without a name, in CSV and in Parquet.
+_INDEX = r"|__index_level_[0-9]+__"
 _EXAMPLES = 3
 _MOST_SEEDS = 1000
 
@@ -75,10 +78,10 @@ class PredictionsError(AvbenchError):
         violations: The same as records.
     """
 
-    def __init__(self, origin: str, benchmark: str, violations: Sequence[Violation]) -> None:
+    def __init__(self, origin: str, benchmark: Benchmark, violations: Sequence[Violation]) -> None:
         lines = "\n".join(f"  {violation}" for violation in violations)
-        remedy = f"avbench score --benchmark {benchmark} --describe says what is expected"
-        super().__init__(f"{origin} does not fit {benchmark}:\n{lines}\n{remedy}")
+        remedy = f"avbench score --benchmark {benchmark.argument} --describe says what is expected"
+        super().__init__(f"{origin} does not fit {benchmark.name}:\n{lines}\n{remedy}")
         self.violations = tuple(violations)
 
 
@@ -148,7 +151,7 @@ def score(predictions: Path | str | pd.DataFrame | pa.Table, benchmark: Benchmar
     check = _Check(_TestClips.of(benchmark), untyped)
     checked = check.run(columns)
     if checked is None:
-        raise PredictionsError(origin, benchmark.argument, check.violations)
+        raise PredictionsError(origin, benchmark, check.violations)
     return Score(benchmark.name, benchmark.manifest.fingerprint, *checked)
 
 
@@ -233,7 +236,8 @@ def _columns(table: pa.Table | pd.DataFrame) -> Columns:
     columns: Columns = []
     if isinstance(table, pa.Table):
         for name, column in zip(table.column_names, table.columns, strict=True):
-            columns.append((name, _plain(column.combine_chunks())))
+            if not re.fullmatch(_INDEX, name):
+                columns.append((name, _plain(column.combine_chunks())))
         return columns
     for number, name in enumerate(table.columns):
         try:
@@ -466,7 +470,7 @@ class _Check:
         times = np.bincount(places, minlength=np.prod(shape))
         expected = np.broadcast_to(self.clips.task <= np.arange(shape[1])[:, None], shape).ravel()
         early = places[~expected[places]]
-        self._add("wrong step", early, "rows have clips of a class not seen yet", example)
+        self._add("early clip", early, "rows have clips of a class not seen yet", example)
         what = "clips are predicted more than once after a step"
         self._add("duplicate", np.flatnonzero(times > 1), what, example)
         what = f"of {expected.sum():,} predictions are missing"

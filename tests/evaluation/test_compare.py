@@ -173,7 +173,7 @@ def test_a_run_ties_with_itself_and_one_seed_says_so(runs, avbench, tmp_path):
     assert found.seeds == (1,)
     assert found.to_json()["differences"]["mean_accuracy"]["over_seeds_95"] is None
     text = avbench("compare", str(run), str(tmp_path / "one")).stdout
-    assert "nothing is known about other seeds" in text
+    assert "says nothing of other seeds" in text
 
 
 def test_runs_that_are_not_comparable_are_refused_in_one_line(runs, avbench, tmp_path):
