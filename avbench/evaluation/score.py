@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,7 +102,7 @@ class Score:
     seeds: tuple[int | None, ...]
     outcomes: Outcomes
 
-    @property
+    @cached_property
     def matrices(self) -> list[AccuracyMatrix]:
         """One accuracy matrix per seed."""
         stack = self.outcomes.matrix()
@@ -242,7 +243,7 @@ def _columns(table: pa.Table | pd.DataFrame) -> Columns:
     for number, name in enumerate(table.columns):
         try:
             columns.append((str(name), _plain(pa.array(table.iloc[:, number], from_pandas=True))))
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        except (pa.ArrowException, OverflowError, TypeError, ValueError):
             columns.append((str(name), None))
     return columns
 
@@ -331,7 +332,7 @@ class _Check:
         names = [name for name, _ in columns]
         wrong = {
             "columns missing": [name for name in REQUIRED if name not in names],
-            "columns that do not belong here": sorted({*names} - {*REQUIRED, *OPTIONAL}),
+            "columns that do not belong here": sorted(map(repr, {*names} - {*REQUIRED, *OPTIONAL})),
             "columns given twice": sorted({name for name in names if names.count(name) > 1}),
         }
         usable = {name: column for name, column in columns if name in REQUIRED | OPTIONAL}
@@ -341,7 +342,7 @@ class _Check:
             text = kind is not None and pa.types.is_string(kind)
             number = kind is not None and (pa.types.is_integer(kind) or pa.types.is_floating(kind))
             if not (text or (number and name != "clip_id")):
-                must = "text" if name == "clip_id" else "numbers"
+                must = "text" if name == "clip_id" else "numbers or text"
                 types.append(f"{name} is {kind or 'of mixed types'}, not {must}")
                 del usable[name]
         wrong["columns of a wrong type"] = types

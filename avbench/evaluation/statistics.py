@@ -48,10 +48,10 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         """Return the record for JSON, None for NaN."""
         return {
-            "mean": number(self.mean),
-            "std": number(self.std),
+            "mean": _number(self.mean),
+            "std": _number(self.std),
             "interval_95": interval_to_json(self.interval),
-            "per_seed": [number(value) for value in self.per_seed],
+            "per_seed": [_number(value) for value in self.per_seed],
         }
 
 
@@ -183,7 +183,7 @@ def _times_drawn(random: np.random.Generator, size: int, clips: int) -> npt.NDAr
     return times.reshape(size, clips).astype(np.float32)
 
 
-def number(value: float) -> float | None:
+def _number(value: float) -> float | None:
     """Return a number as JSON has it: None for NaN."""
     return None if math.isnan(value) else value
 

@@ -296,16 +296,17 @@ def test_columns_that_are_wrong(benchmark, tmp_path):
     renamed = table.rename(columns={"prediction": "pred", "step": "Step"})
     assert columns(renamed) == [
         ("columns missing", ("step", "prediction")),
-        ("columns that do not belong here", ("Step", "pred")),
+        ("columns that do not belong here", ("'Step'", "'pred'")),
     ]
     twice = pd.concat([table, table[["step"]]], axis=1)
     assert columns(twice)[0] == ("columns given twice", ("step",))
     mixed = table.astype({"prediction": object})
-    mixed.loc[0, "prediction"] = "class 0"
-    assert columns(mixed)[0] == (
-        "columns of a wrong type",
-        ("prediction is of mixed types, not numbers",),
-    )
+    for odd in ("class 0", -(2**64)):
+        mixed.loc[0, "prediction"] = odd
+        assert columns(mixed)[0] == (
+            "columns of a wrong type",
+            ("prediction is of mixed types, not numbers or text",),
+        )
     numbers = table.assign(clip_id=1, seed=pd.Timestamp("2020-01-01"), prediction=True)
     (message, examples) = columns(numbers)[0]
     assert message == "columns of a wrong type"
@@ -345,6 +346,14 @@ def test_too_many_seeds_are_no_seeds(benchmark):
     assert violations(table.assign(seed=table.index), benchmark) == {
         "wrong seed": (1440, ("0", "1", "2"))
     }
+
+
+def test_one_step_has_no_forgetting(avbench, tmp_path):
+    predict(Benchmark.load("toy-ci:steps=1")).to_parquet(tmp_path / "p.parquet")
+    command = ["score", "p.parquet", "--benchmark", "toy-ci:steps=1"]
+    assert "average forgetting  -  " in avbench(*command).stdout
+    record = json.loads(avbench(*command, "--json").stdout)
+    assert record["metrics"]["average_forgetting"]["mean"] is None
 
 
 def test_an_empty_table_misses_everything(benchmark):
@@ -469,7 +478,7 @@ def test_the_command_lists_violations(avbench, benchmark, tmp_path):
     error = avbench(*command, expect=1).stderr
     assert error.splitlines() == [
         "Error: p.csv does not fit tiny:",
-        "  wrong columns: 1 columns that do not belong here, such as x",
+        "  wrong columns: 1 columns that do not belong here, such as 'x'",
         "  missing: 1 of 48 predictions are missing, such as step 0, clip c0-004",
         f"avbench score --benchmark {tmp_path}/tiny.toml --describe says what is expected",
     ]
