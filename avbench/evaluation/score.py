@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from itertools import islice
+from difflib import get_close_matches
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,6 @@ from avbench.evaluation.metrics import METRICS, AccuracyMatrix, Integers, accura
 from avbench.evaluation.statistics import Outcomes, Summary, summarise
 from avbench.manifests.benchmark import Benchmark
 from avbench.manifests.manifest import Manifest
-from avbench.registry import unknown
 from avbench.types import AvbenchError, UsageError
 
 if TYPE_CHECKING:
@@ -323,9 +322,13 @@ class _Check:
             example: Says for a row's number what stands there.
         """
         rows = np.flatnonzero(bad) if bad.dtype == bool else bad
-        if len(rows):
-            first = islice(dict.fromkeys(example(int(row)) for row in rows[:1000]), _EXAMPLES)
-            self.violations.append(Violation(rule, len(rows), message, tuple(first)))
+        examples: dict[str, None] = {}
+        for row in rows[:1000]:
+            examples[example(int(row))] = None
+            if len(examples) == _EXAMPLES:
+                break
+        if examples:
+            self.violations.append(Violation(rule, len(rows), message, tuple(examples)))
 
     def _usable(self, columns: Columns) -> dict[str, pa.Array]:
         """Return the columns the contract has, as far as their types allow to read them."""
@@ -392,11 +395,14 @@ class _Check:
             index = pc.index_in(column, value_set=pa.array(labels)).fill_null(-1)
             values = np.asarray(index, dtype=np.int64)
 
-            def example(row: int) -> str:
-                return str(unknown("label", column[row].as_py(), list(labels)))
+            @cache
+            def told(label: str) -> str:
+                close = get_close_matches(label, labels, n=1)
+                return f"{label!r} (did you mean {close[0]!r}?)" if close else repr(label)
 
             what = f"values of {name} are not labels of {self.clips.manifest.name}"
-            self._add("unknown label", ~null & (values < 0), what, example)
+            bad = ~null & (values < 0)
+            self._add("unknown label", bad, what, lambda row: told(column[row].as_py()))
             return values
         values = self._whole(name, column)
         self._add(
