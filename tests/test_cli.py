@@ -34,7 +34,17 @@ def imported(*arguments: str) -> set[str]:
     return set(result.stdout.splitlines()[-1].split()[1:])
 
 
-@pytest.mark.parametrize("command", [["--help"], ["list"], ["evaluate", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["--help"],
+        ["list"],
+        ["evaluate", "--help"],
+        ["compare", "--help"],
+        ["score", "--help"],
+        ["--version"],
+    ],
+)
 def test_quick_commands_import_nothing_heavy(command):
     assert not imported(*command) & {"torch", "pandas", "av", "matplotlib", "sklearn", "timm"}
 
@@ -47,6 +57,8 @@ def test_help_of_every_command_has_an_example(avbench):
         ["status"],
         ["evaluate"],
         ["demo"],
+        ["compare"],
+        ["score"],
         ["splits"],
         *(["splits", c] for c in ("build", "verify", "audit", "show")),
     ):

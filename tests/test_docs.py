@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from avbench.evaluation.evaluator import evaluate
 from avbench.manifests.benchmark import Benchmark
 
 ROOT = Path(__file__).parents[1]
@@ -131,9 +132,18 @@ def test_the_readmes_tour(tmp_path, with_features, monkeypatch):
     with_features(benchmark)
     console = next(b for b in blocks("README.md", "console") if "activate" in b)
     commands = {line.split()[1]: line for line in console.splitlines() if line.startswith("avb")}
-    assert list(commands) == ["list", "prepare", "evaluate", "submit", "leaderboard", "splits"]
-    evaluate = commands["evaluate"].replace("0,1,2", "0")
-    run(f"{evaluate} --set epochs=1", tmp_path)
+    assert list(commands) == [
+        "list",
+        "prepare",
+        "evaluate",
+        "score",
+        "submit",
+        "leaderboard",
+        "splits",
+    ]
+    assert "clip_id" in run(commands["score"], tmp_path)
+    command = commands["evaluate"].replace("0,1,2", "0")
+    run(f"{command} --set epochs=1", tmp_path)
     boards = tmp_path / "boards"
     boards.mkdir()
     (boards / "toy-ci.json").write_text((ROOT / "leaderboards" / "toy-ci.json").read_text())
@@ -179,6 +189,33 @@ def test_the_page_about_splits(tmp_path, with_features, monkeypatch):
     (tmp_path / "query.py").write_text(query)
     counts = run(f"{sys.executable} query.py", tmp_path)
     assert counts == "[('test', 12), ('train', 24), ('val', 8)]\n"
+
+
+def test_the_page_about_metrics(tmp_path, with_features, monkeypatch):
+    page = "docs/metrics.md"
+    monkeypatch.setenv("AVBENCH_HOME", str(tmp_path / "home"))
+    benchmark = Benchmark.load("toy-ci")
+    with_features(benchmark)
+    for method in ("avcil", "finetune"):
+        out = tmp_path / "runs" / "toy-ci" / method
+        evaluate(benchmark, method, seeds=[0, 1], out=out, settings={"epochs": "1"})
+    parts = [
+        pd.read_parquet(tmp_path / f"runs/toy-ci/avcil/seed-{seed}/predictions.parquet").assign(
+            seed=seed
+        )
+        for seed in (0, 1)
+    ]
+    pd.concat(parts).to_parquet(tmp_path / "predictions.parquet")
+    compare, score = blocks(page, "console")
+    assert "By mean accuracy: " in run(compare, tmp_path)
+    describe, measure = score.splitlines()
+    assert "clip_id" in run(describe, tmp_path)
+    mean = re.search(r"^mean accuracy +([\d.]+)", run(measure, tmp_path), re.MULTILINE)[1]
+    (python,) = blocks(page, "python")
+    (tmp_path / "metrics.py").write_text(python)
+    printed = run(f"{sys.executable} metrics.py", tmp_path).splitlines()
+    assert f"{100 * float(printed[0].split()[0]):.2f}" == mean
+    assert len(printed) == 3
 
 
 @pytest.mark.parametrize(

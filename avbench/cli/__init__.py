@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from avbench import __version__, registry, resources
+from avbench.cli.compare import compare
 from avbench.cli.output import json_option, print_json, print_table, progress, workers_option
 from avbench.cli.prepare import prepare, status
+from avbench.cli.score import score
 from avbench.cli.splits import splits
 from avbench.types import MODALITIES, AvbenchError, Modality, UsageError
 
@@ -65,7 +67,7 @@ def main() -> None:
     """
 
 
-for command in (prepare, status, splits):
+for command in (prepare, status, splits, score, compare):
     main.add_command(command)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -72,3 +73,14 @@ def progress() -> Iterator[Report]:
             progress.update(bars[what], completed=done, total=total)
 
         yield report
+
+
+def percent(value: float) -> str:
+    """Return a fraction in percent, or a dash for NaN."""
+    return "-" if math.isnan(value) else f"{100 * value:.2f}"
+
+
+def percent_interval(interval: tuple[float, float]) -> str:
+    """Return both ends of an interval of fractions in percent, or a dash for NaN."""
+    low, high = interval
+    return "-" if math.isnan(low) else f"{percent(low)} to {percent(high)}"

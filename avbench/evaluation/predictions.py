@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from avbench.evaluation.metrics import AccuracyMatrix
+from avbench.evaluation.statistics import Outcomes
 from avbench.manifests.manifest import Manifest
 from avbench.resources import replacing
 from avbench.types import AvbenchError
@@ -96,3 +99,35 @@ def matrix(table: pa.Table, manifest: Manifest, *, partial: bool = False) -> Acc
             f"predictions of {manifest.name} cover {counts.total.sum()} of {len(rows)} test clips"
         )
     return counts
+
+
+def outcomes(tables: Sequence[pa.Table]) -> Outcomes:
+    """Align the predictions of several seeds, with labels and tasks as they say themselves.
+
+    Args:
+        tables: One per seed. A clip's task is the first step that predicts it.
+
+    Returns:
+        Which predictions were correct, clips in the order of their ids.
+
+    Raises:
+        AvbenchError: If a step does not predict each clip seen so far once, or seeds differ in
+            their clips.
+    """
+    last = pc.max(tables[0]["step"])
+    ids = tables[0].filter(pc.equal(tables[0]["step"], last))["clip_id"].combine_chunks()
+    ids = ids.take(pc.sort_indices(ids))
+    shape = (len(tables), last.as_py() + 1, len(ids))
+    correct = np.zeros(shape, dtype=bool)
+    times = np.zeros(shape, dtype=np.int64)
+    for seed, table in enumerate(tables):
+        clip = np.asarray(pc.index_in(table["clip_id"], value_set=ids).fill_null(-1))
+        step = np.asarray(table["step"])
+        if (clip < 0).any() or (step < 0).any() or (step >= shape[1]).any():
+            raise AvbenchError("a clip is predicted that is not at the last step of every seed")
+        np.add.at(times[seed], (step, clip), 1)
+        correct[seed, step, clip] = pc.equal(table["label"], table["prediction"])
+    task = (times[0] > 0).argmax(axis=0)
+    if (times != (task <= np.arange(shape[1])[:, None])).any():
+        raise AvbenchError("a step does not predict each clip of the classes seen so far once")
+    return Outcomes(correct, task)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from avbench.evaluation.metrics import METRICS, AccuracyMatrix, accuracy_per_step
+from avbench.evaluation.statistics import Summary, summarise
 from avbench.resources import read_json
 from avbench.types import AvbenchError
 
@@ -26,27 +25,6 @@ _CONFIG = {
     "preset_hash",
     "version",
 }
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A metric over seeds.
-
-    Attributes:
-        mean: Mean over seeds.
-        std: Unbiased standard deviation; NaN for one seed.
-        per_seed: The metric of every seed.
-    """
-
-    mean: float
-    std: float
-    per_seed: tuple[float, ...]
-
-    @classmethod
-    def of(cls, values: list[float]) -> Summary:
-        """Summarise one value per seed."""
-        std = statistics.stdev(values) if len(values) > 1 else math.nan
-        return cls(statistics.fmean(values), std, tuple(values))
 
 
 @dataclass(frozen=True)
@@ -80,24 +58,16 @@ class Result:
 
     def metric(self, name: str) -> Summary:
         """Summarise one of `METRICS` over seeds, as a fraction."""
-        return Summary.of([METRICS[name](matrix) for matrix in self.matrices.values()])
+        return Summary.of([float(METRICS[name](matrix)) for matrix in self.matrices.values()])
 
     def to_json(self) -> dict[str, Any]:
         """Return the record for `result.json`."""
-        metrics = {name: self.metric(name) for name in METRICS}
         return {
             "format": FORMAT,
             "config": self.config,
             "coverage": self.coverage,
             "test_clips_hash": self.test_clips_hash,
-            "metrics": {
-                name: {
-                    "mean": _number(m.mean),
-                    "std": _number(m.std),
-                    "per_seed": [_number(v) for v in m.per_seed],
-                }
-                for name, m in metrics.items()
-            },
+            "metrics": summarise(self.matrices.values()),
             "runs": [
                 {
                     "seed": seed,
@@ -146,7 +116,3 @@ class Result:
 def run_name(method: str, modality: str) -> str:
     """Return the name of a method with its modality, where that is not audio-visual."""
     return method if modality == "audio-visual" else f"{method}-{modality}"
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from avbench.evaluation.metrics import AccuracyMatrix, average_forgetting, mean_accuracy
-from avbench.evaluation.result import Summary
+from avbench.evaluation.statistics import Summary
 from avbench.types import AvbenchError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
@@ -55,8 +55,8 @@ class Entry:
         cls, name: str, config: dict[str, Any], matrices: list[AccuracyMatrix]
     ) -> Entry:
         """Make an entry from the counts of a run's predictions, one matrix per seed."""
-        accuracy = Summary.of([100 * mean_accuracy(matrix) for matrix in matrices])
-        forgetting = Summary.of([100 * average_forgetting(matrix) for matrix in matrices])
+        accuracy = Summary.of([100 * float(mean_accuracy(matrix)) for matrix in matrices])
+        forgetting = Summary.of([100 * float(average_forgetting(matrix)) for matrix in matrices])
         several = len(matrices) > 1
         forgets = matrices[0].steps > 1 and config["access"] != "joint"
         return cls(

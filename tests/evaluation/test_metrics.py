@@ -98,22 +98,110 @@ def matrices(draw: st.DrawFn) -> AccuracyMatrix:
     return matrix(rows, total)
 
 
-@given(matrices())
-def test_against_plain_loops(example):
+@given(matrices(), st.data())
+def test_against_plain_loops(example, data):
     correct, total, steps = example.correct.tolist(), example.total.tolist(), example.steps
 
     def a(t: int, i: int) -> float:
         return correct[t][i] / total[i]
 
+    def mean(values: list[float]) -> float:
+        return sum(values) / len(values) if values else math.nan
+
+    def check(value, expected) -> None:
+        np.testing.assert_allclose(value, expected, rtol=1e-9, atol=1e-12)
+
     pooled = [sum(correct[t]) / sum(total[: t + 1]) for t in range(steps)]
-    assert metrics.mean_accuracy(example) == pytest.approx(sum(pooled) / steps)
-    if steps > 1:
-        f = [
-            sum(max(a(s, i) for s in range(i, t)) - a(t, i) for i in range(t)) / t
-            for t in range(1, steps)
-        ]
-        assert metrics.average_forgetting(example) == pytest.approx(sum(f) / len(f))
-        assert metrics.final_forgetting(example) == pytest.approx(f[-1])
+    check(metrics.accuracy_per_step(example), pooled)
+    check(metrics.mean_accuracy(example), mean(pooled))
+    check(metrics.last_accuracy(example), pooled[-1])
+    per_task = [mean([a(t, i) for i in range(t + 1)]) for t in range(steps)]
+    check(metrics.task_mean_accuracy(example), mean(per_task))
+    check(metrics.new_accuracy_per_step(example), [a(t, t) for t in range(steps)])
+    old = [sum(correct[t][:t]) / sum(total[:t]) for t in range(1, steps)]
+    check(metrics.old_accuracy_per_step(example), old)
+    f = [
+        mean([max(a(s, i) for s in range(i, t)) - a(t, i) for i in range(t)])
+        for t in range(1, steps)
+    ]
+    check(metrics.forgetting_per_step(example), f)
+    check(metrics.average_forgetting(example), mean(f))
+    check(metrics.final_forgetting(example), f[-1] if f else math.nan)
+    transfer = mean([a(steps - 1, i) - a(i, i) for i in range(steps - 1)])
+    check(metrics.backward_transfer(example), transfer)
+    alone = data.draw(st.lists(st.floats(0, 1), min_size=steps, max_size=steps))
+    gain = mean([a(i, i) - alone[i] for i in range(1, steps)])
+    check(metrics.forward_transfer(example, np.asarray(alone)), gain)
+    rows = [[data.draw(st.integers(0, total[i])) for i in range(t + 1)] for t in range(steps)]
+    behind = [rows[t][t] / total[t] - a(t, t) for t in range(steps)]
+    check(metrics.intransigence_per_step(example, matrix(rows, total)), behind)
+    check(metrics.intransigence(example, matrix(rows, total)), mean(behind))
+
+
+@given(matrices(), st.integers(1, 3))
+def test_a_stack_is_measured_as_each_of_its_matrices(example, copies):
+    ones = [
+        AccuracyMatrix(np.tril(example.correct // (n + 1)), example.total) for n in range(copies)
+    ]
+    stack = AccuracyMatrix(np.stack([one.correct for one in ones]), example.total)
+    for name, metric in METRICS.items():
+        assert metric(stack).shape == (copies,)
+        np.testing.assert_array_equal(metric(stack), [metric(one) for one in ones], err_msg=name)
+
+
+@given(st.integers(1, 6), st.data())
+def test_confusion_against_plain_loops(classes, data):
+    pairs = data.draw(st.lists(st.tuples(*[st.integers(0, classes - 1)] * 2), max_size=30))
+    label, prediction = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    confusion = metrics.confusion_matrix(label, prediction, classes)
+    counts = [[pairs.count((c, p)) for p in range(classes)] for c in range(classes)]
+    assert confusion.tolist() == counts
+    of = [[p for label, p in pairs if label == c] for c in range(classes)]
+    accuracy = [o.count(c) / len(o) if o else math.nan for c, o in enumerate(of)]
+    np.testing.assert_allclose(metrics.accuracy_per_class(confusion), accuracy)
+
+
+def test_confusion_by_hand():
+    label, prediction = np.array([0, 0, 0, 1, 1, 3]), np.array([0, 0, 1, 1, 0, 1])
+    confusion = metrics.confusion_matrix(label, prediction, 4)
+    assert confusion.tolist() == [[2, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0]]
+    np.testing.assert_allclose(metrics.accuracy_per_class(confusion), [2 / 3, 1 / 2, np.nan, 0])
+    for bad in (4, -1):
+        with pytest.raises(ValueError, match="between 0 and 3"):
+            metrics.confusion_matrix(np.array([bad]), np.array([0]), 4)
+        with pytest.raises(ValueError, match="between 0 and 3"):
+            metrics.confusion_matrix(np.array([0]), np.array([bad]), 4)
+
+
+def test_old_and_new_classes_by_hand():
+    example = matrix([[9], [6, 4], [3, 5, 1]], [10, 5, 2])
+    np.testing.assert_allclose(metrics.new_accuracy_per_step(example), [9 / 10, 4 / 5, 1 / 2])
+    np.testing.assert_allclose(metrics.old_accuracy_per_step(example), [6 / 10, 8 / 15])
+
+
+def test_what_is_measured_against_another_model_by_hand():
+    example = matrix([[9], [6, 4], [3, 5, 1]], [10, 5, 2])
+    oracle = matrix([[9], [8, 5], [9, 5, 2]], [10, 5, 2])
+    np.testing.assert_allclose(
+        metrics.intransigence_per_step(example, oracle), [0, 1 / 5, 1 / 2], atol=1e-12
+    )
+    assert metrics.intransigence(example, oracle) == pytest.approx(0.7 / 3)
+    alone = np.array([0.1, 0.6, 1.0])
+    assert metrics.forward_transfer(example, alone) == pytest.approx((0.2 - 0.5) / 2)
+    with pytest.raises(ValueError, match="other clips"):
+        metrics.intransigence(example, matrix([[9], [8, 5], [9, 5, 2]], [10, 5, 3]))
+    with pytest.raises(ValueError, match="each of 3 steps"):
+        metrics.forward_transfer(example, alone[:2])
+    assert math.isnan(metrics.forward_transfer(percent([[50]]), np.array([0.5])))
+
+
+def test_every_metric_says_what_it_is():
+    told = [metrics.definition(name) for name in METRICS]
+    assert len({*told}) == len(told)
+    assert all(20 < len(text) < 100 and text.endswith(".") for text in told)
+    assert "pooled" in metrics.definition("mean_accuracy")
+    assert "not Eq. 15" in metrics.definition("task_mean_accuracy")
+    assert "never clamped" in metrics.definition("average_forgetting")
 
 
 def test_metrics_leave_their_input_alone():

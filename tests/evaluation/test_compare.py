@@ -1,0 +1,216 @@
+"""Two runs compared: paired, honest about ties, and only where they are comparable."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from avbench.evaluation import predictions
+from avbench.evaluation.compare import compare, differences
+from avbench.evaluation.evaluator import evaluate
+from avbench.evaluation.metrics import METRICS, mean_accuracy
+from avbench.evaluation.statistics import Outcomes, bootstrap, percentile_interval, t_interval
+from avbench.types import AvbenchError
+
+QUICK = {"epochs": "10", "batch_size": "8", "learning_rate": "0.005"}
+
+
+def drawn(random: np.random.Generator, difficulty, *, seeds: int, steps: int = 3) -> Outcomes:
+    """Draw the outcomes of a method: clips differ in difficulty, seeds in luck."""
+    task = np.arange(len(difficulty)) % steps
+    luck = random.normal(0, 0.5, (seeds, 1, 1))
+    chance = 1 / (1 + np.exp(difficulty - luck))
+    correct = random.random((seeds, steps, len(task))) < chance
+    return Outcomes(correct & (task <= np.arange(steps)[:, None]), task)
+
+
+def test_equals_are_found_different_in_no_more_than_5_of_100():
+    """What the two intervals are for: over seeds alone, or the bootstrap alone, would not do."""
+    random = np.random.default_rng(0)
+    only = {"mean_accuracy": mean_accuracy}
+    wrong = []
+    for _ in range(200):
+        difficulty = random.normal(-1, 1, 60)
+        a, b = (drawn(random, difficulty, seeds=3) for _ in "ab")
+        found = differences(a, b, only, seed=0)["mean_accuracy"]
+        low, high = found.over_seeds_and_clips
+        wrong.append((found.better != "tie", not low <= 0 <= high))
+    decided, bootstrap_alone = np.mean(wrong, axis=0)
+    assert decided <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 200)
+    assert bootstrap_alone > decided
+
+
+def test_a_real_difference_is_found_whichever_run_comes_first():
+    random = np.random.default_rng(1)
+    difficulty = random.normal(-1, 1, 600)
+    good, bad = drawn(random, difficulty - 2, seeds=5), drawn(random, difficulty + 1, seeds=5)
+    first, second = differences(good, bad, METRICS, seed=0), differences(bad, good, METRICS, seed=0)
+    assert first["mean_accuracy"].better == "A"
+    assert second["mean_accuracy"].better == "B"
+    assert first["mean_accuracy"].difference == -second["mean_accuracy"].difference
+
+
+def test_less_forgetting_is_better():
+    steps = np.arange(2)[:, None]
+    task = np.arange(200) % 2
+    keeps = Outcomes(np.repeat((task <= steps)[None], 2, axis=0), task)
+    forgets = keeps.correct.copy()
+    forgets[0, 1, 0:100:2] = forgets[1, 1, 0:104:2] = False
+    found = differences(keeps, Outcomes(forgets, task), METRICS, seed=0)
+    assert found["average_forgetting"].difference < 0
+    assert found["average_forgetting"].better == "A"
+    assert found["final_forgetting"].better == "A"
+    assert found["backward_transfer"].better == "A"
+
+
+def test_a_difference_by_hand():
+    random = np.random.default_rng(2)
+    a, b = (drawn(random, random.normal(-1, 1, 90), seeds=4) for _ in "ab")
+    found = differences(a, b, METRICS, seed=3)["mean_accuracy"]
+    per_seed = [mean_accuracy(o.matrix()) for o in (a, b)]
+    assert found.difference == pytest.approx((per_seed[0] - per_seed[1]).mean())
+    assert found.over_seeds == t_interval(per_seed[0] - per_seed[1])
+    draws = [bootstrap(o, METRICS, seed=3)["mean_accuracy"] for o in (a, b)]
+    assert found.over_seeds_and_clips == percentile_interval(draws[0] - draws[1])
+
+
+def test_outcomes_of_other_clips_are_refused():
+    random = np.random.default_rng(2)
+    a, b = (drawn(random, np.zeros(9), seeds=s) for s in (1, 2))
+    with pytest.raises(ValueError, match="same seeds and clips"):
+        differences(a, b, METRICS, seed=0)
+    with pytest.raises(ValueError, match="same seeds and clips"):
+        differences(a, Outcomes(a.correct & False, a.task[::-1]), METRICS, seed=0)
+
+
+def table(rows) -> pa.Table:
+    columns = zip(*rows, strict=True)
+    return pa.table(dict(zip(predictions.SCHEMA.names, columns, strict=True))).cast(
+        predictions.SCHEMA
+    )
+
+
+def test_tables_are_aligned_by_clip_whatever_their_order():
+    one = table([(0, "b", 0, 0), (1, "b", 0, 1), (1, "a", 1, 1)])
+    other = table([(1, "a", 1, 0), (1, "b", 0, 0), (0, "b", 0, 0)])
+    outcomes = predictions.outcomes([one, other])
+    assert outcomes.task.tolist() == [1, 0]  # a, b
+    assert outcomes.correct.tolist() == [
+        [[False, True], [True, False]],
+        [[False, True], [False, True]],
+    ]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [(0, "b", 0, 0), (1, "a", 1, 1)],
+        [(0, "b", 0, 0), (0, "b", 0, 0), (1, "b", 0, 1), (1, "a", 1, 1)],
+        [(0, "c", 0, 0), (1, "b", 0, 1), (1, "a", 1, 1)],
+        [(0, "b", 0, 0), (1, "b", 0, 1), (1, "a", 1, 1), (2, "a", 1, 1)],
+        [(-1, "b", 0, 0), (1, "b", 0, 1), (1, "a", 1, 1)],
+    ],
+)
+def test_tables_that_are_not_whole_are_refused(rows):
+    whole = table([(0, "b", 0, 0), (1, "b", 0, 1), (1, "a", 1, 1)])
+    with pytest.raises(AvbenchError, match="clip"):
+        predictions.outcomes([whole, table(rows)])
+
+
+@pytest.fixture
+def runs(tiny, with_features, tmp_path):
+    """Two finished runs, of the seeds 0, 1, 2 and 1, 2, 3."""
+    benchmark = tiny()
+    with_features(benchmark)
+    for method, seeds in (("oracle", [0, 1, 2]), ("finetune", [1, 2, 3])):
+        evaluate(benchmark, method, seeds=seeds, out=tmp_path / method, settings=QUICK)
+    return tmp_path / "oracle", tmp_path / "finetune"
+
+
+def edit(run, **changed):
+    """Change what a result claims; the configuration key by key."""
+    record = json.loads((run / "result.json").read_text())
+    record["config"] |= changed.pop("config", {})
+    (run / "result.json").write_text(json.dumps(record | changed))
+
+
+def test_runs_are_compared_on_the_seeds_both_have(runs, avbench):
+    found = compare(*runs)
+    assert found.seeds == (1, 2)
+    accuracy = found.differences["mean_accuracy"]
+    for run, mean in zip(runs, (accuracy.a, accuracy.b), strict=True):
+        per_seed = []
+        for seed in (1, 2):
+            table = pq.read_table(run / f"seed-{seed}" / "predictions.parquet").to_pandas()
+            right = table["label"] == table["prediction"]
+            per_seed.append(right.groupby(table["step"]).mean().mean())
+        assert mean == pytest.approx(np.mean(per_seed))
+    assert "average_forgetting" not in found.differences  # the oracle forgets nothing
+    names = [str(run) for run in runs]
+    record = json.loads(avbench("compare", *names, "--json").stdout)
+    assert record == json.loads(json.dumps(found.to_json()))
+    assert record["differences"]["mean_accuracy"]["definition"].endswith("(Eq. 15).")
+    text = avbench("compare", *names).stdout
+    assert "seeds 1, 2, in %" in text
+    verdict = "a tie" if accuracy.better == "tie" else f"{accuracy.better} is better"
+    assert f"By mean accuracy: {verdict}.\n" in text
+
+
+def test_a_run_ties_with_itself_and_one_seed_says_so(runs, avbench, tmp_path):
+    _, run = runs
+    same = compare(run, run)
+    assert set(same.differences) == set(METRICS)
+    assert {found.better for found in same.differences.values()} == {"tie"}
+    shutil.copytree(run, tmp_path / "one")
+    record = json.loads((run / "result.json").read_text())
+    edit(tmp_path / "one", runs=record["runs"][:1])
+    found = compare(run, tmp_path / "one")
+    assert found.seeds == (1,)
+    assert found.to_json()["differences"]["mean_accuracy"]["over_seeds_95"] is None
+    text = avbench("compare", str(run), str(tmp_path / "one")).stdout
+    assert "says nothing of other seeds" in text
+
+
+def test_runs_that_are_not_comparable_are_refused_in_one_line(runs, avbench, tmp_path):
+    a, b = runs
+    other = {"train": 1.0, "val": 1.0, "test": 0.75}
+    for changed, message in (
+        ({"config": {"fingerprint": "f" * 64}}, "differ in fingerprint"),
+        ({"config": {"preset": "avcil", "preset_hash": "0"}}, "preset (filterbank and avcil)"),
+        ({"coverage": other}, "coverage (train 100.00 %, val 100.00 %, test 100.00 % and train"),
+        ({"test_clips_hash": "f" * 64}, "differ in test clips"),
+    ):
+        shutil.copytree(b, tmp_path / "other")
+        edit(tmp_path / "other", **changed)
+        (line,) = avbench("compare", str(a), str(tmp_path / "other"), expect=1).stderr.splitlines()
+        assert message in line
+        shutil.rmtree(tmp_path / "other")
+    assert "not a finished run" in avbench("compare", str(a), "nowhere", expect=1).stderr
+
+
+def test_numbers_must_follow_from_predictions(runs, tmp_path):
+    a, b = runs
+    record = json.loads((b / "result.json").read_text())
+    for run in record["runs"]:
+        run["seed"] += 4
+    shutil.copytree(b, tmp_path / "other")
+    edit(tmp_path / "other", runs=record["runs"])
+    with pytest.raises(AvbenchError, match="0, 1, 2, .* 5, 6, 7: none in common"):
+        compare(a, tmp_path / "other")
+    path = b / "seed-2" / "predictions.parquet"
+    good = predictions.read(path)
+    wrong = (good.to_pandas()["label"] + 1) % 2
+    predictions.write(path, good.set_column(3, "prediction", pa.array(wrong)))
+    with pytest.raises(AvbenchError, match="seed 2 of result.json is not what it predicted"):
+        compare(a, b)
+    predictions.write(path, good.slice(1))
+    with pytest.raises(AvbenchError, match="does not predict each clip"):
+        compare(a, b)
+    path.unlink()
+    with pytest.raises(AvbenchError, match="no predictions"):
+        compare(a, b)
