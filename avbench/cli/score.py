@@ -52,9 +52,10 @@ def score(predictions: Path | None, benchmark: str, describe: bool, as_json: boo
     try:
         found = scoring.score(predictions, chosen)
     except scoring.PredictionsError as error:
-        if not as_json:
-            raise
-        print_json({"violations": [violation.to_json() for violation in error.violations]})
+        if as_json:
+            print_json({"violations": [violation.to_json() for violation in error.violations]})
+        else:
+            click.echo(f"Error: {error}", err=True)  # a line for each of them
         sys.exit(error.exit_code)
     if as_json:
         print_json(found.to_json())
