@@ -110,8 +110,12 @@ class AFCLSC(HerdedReplay):
             feature = F.normalize(self.network(batch.audio, batch.visual).feature)
             found.append((feature[new], batch.labels[new] - task.old_classes))
         features, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
-        seed = self.random.getrandbits(32)
-        _lsc(self.network).imprint(features, labels, n_init=self.settings.n_init, seed=seed)
+        n_init = self.settings.n_init
+        _lsc(self.network).imprint(features, labels, n_init=n_init, seed=self.kmeans_seed())
+
+    def kmeans_seed(self) -> int | None:
+        """Return the seed of k-means at this step."""
+        return self.random.getrandbits(32)
 
 
 class AFCNME(NearestMean, AFCLSC):

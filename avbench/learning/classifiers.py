@@ -92,7 +92,7 @@ class LocalSimilarityClassifier(Classifier):
         return type(self)(old.shape[1], classes - len(old) // self.PROXIES, old).to(old)
 
     @torch.no_grad()
-    def imprint(self, features: Tensor, labels: Tensor, *, n_init: int, seed: int) -> None:
+    def imprint(self, features: Tensor, labels: Tensor, *, n_init: int, seed: int | None) -> None:
         """Put the proxies of each new class at the centres of its features (AFC, section 4.1).
 
         Centres are scaled by the mean length of the old proxies. A class with fewer features than
@@ -102,7 +102,7 @@ class LocalSimilarityClassifier(Classifier):
             features: L2-normalised, (n, d).
             labels: Which new class each belongs to, from 0, (n,).
             n_init: How often k-means starts anew, the best counts.
-            seed: Of its random starts.
+            seed: Of its random starts; None draws on NumPy's global generator.
         """
         length = self.old.norm(dim=1).mean()
         for index, proxies in enumerate(torch.split(self.new, self.PROXIES)):

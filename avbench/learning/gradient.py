@@ -103,6 +103,12 @@ class GradientMethod(ABC):
             task: The step they are from.
         """
 
+    def seed(self, step: int) -> None:
+        """Seed torch and `self.random`; each step anew, so that a run can be resumed at any."""
+        digest = hashlib.sha256(f"{self.setup.seed}/{step}".encode()).digest()
+        torch.manual_seed(int.from_bytes(digest[:8]))
+        self.random.seed(digest)
+
     def start(self, task: Task) -> None:
         """Make the step's network and teacher."""
         if task.step == 0:
@@ -121,6 +127,12 @@ class GradientMethod(ABC):
 
     def finish(self, task: Task) -> None:
         """Do what is due at the end of a step, such as keeping exemplars."""
+
+    def validate(self, task: Task) -> float | None:
+        """Return the accuracy that decides which epoch is kept; None without validation clips."""
+        new = task.old_classes if self.settings.selection == "best_val_new" else 0
+        accuracy = task.val.accuracy(self.predict, from_class=new)
+        return None if math.isnan(accuracy) else accuracy
 
     def new_network(self, classes: int) -> AudioVisualNet:
         """Make a network with random weights."""
@@ -141,8 +153,7 @@ class GradientMethod(ABC):
         Raises:
             AvbenchError: If the loss becomes NaN or infinite.
         """
-        # Every step has a stream of its own, so a run can be resumed at any step.
-        _seed(self.setup.seed, task.step, self.random)
+        self.seed(task.step)
         self.start(task)
         optimizer = torch.optim.Adam(
             self.network.parameters(),
@@ -160,7 +171,7 @@ class GradientMethod(ABC):
                     " try a smaller learning_rate"
                 )
             self.ready(task)
-            accuracy = self._val_accuracy(task)
+            accuracy = self.validate(task)
             self.setup.log(
                 {"step": task.step, "epoch": epoch, "loss": loss, "val_accuracy": accuracy}
             )
@@ -217,11 +228,6 @@ class GradientMethod(ABC):
             self.network.grow(seen)
         self.network.load_state_dict(state)
 
-    def _val_accuracy(self, task: Task) -> float | None:
-        new = task.old_classes if self.settings.selection == "best_val_new" else 0
-        accuracy = task.val.accuracy(self.predict, from_class=new)
-        return None if math.isnan(accuracy) else accuracy
-
     def _train_epoch(self, task: Task, optimizer: torch.optim.Optimizer) -> float:
         losses = []
         self.network.train()
@@ -244,9 +250,3 @@ def shuffled(count: int, batch_size: int) -> list[npt.NDArray[np.int64]]:
     seed = int(torch.empty((), dtype=torch.int64).random_())
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()
     return [order[start : start + size] for start in range(0, count - size + 1, size)]
-
-
-def _seed(seed: int, step: int, python: random.Random) -> None:
-    digest = hashlib.sha256(f"{seed}/{step}".encode()).digest()
-    torch.manual_seed(int.from_bytes(digest[:8]))
-    python.seed(digest)

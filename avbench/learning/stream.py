@@ -216,7 +216,7 @@ class Task:
     @property
     def places(self) -> int:
         """How many exemplars of each class the memory may hold at the end of this step."""
-        return self._memory.places(self.seen_classes) if self._memory else 0
+        return 0 if self._memory is None else self._memory.places(self.seen_classes)
 
     def remember(self, select: Select) -> None:
         """Keep exemplars of this step's classes for the steps to come.
@@ -301,7 +301,7 @@ class TaskStream:
             first: From 0.
         """
         for step in range(first, len(self._manifest.classes_per_step)):
-            kept = self._memory.clips if self._memory else []
+            kept = [] if self._memory is None else self._memory.clips
             task = Task(
                 step=step,
                 classes_per_step=self._manifest.classes_per_step[: step + 1],
@@ -329,7 +329,7 @@ class TaskStream:
 
     def exemplars(self) -> dict[int, list[str]]:
         """Return the ids of the clips in the memory, by class."""
-        kept = self._memory.by_class if self._memory else {}
+        kept = {} if self._memory is None else self._memory.by_class
         return {c: [self._store.clip_ids[row] for row in rows] for c, rows in kept.items()}
 
     def resume(self, exemplars: Mapping[int, Sequence[str]]) -> None:
