@@ -40,7 +40,7 @@ from avbench.manifests.benchmark import Benchmark
 from avbench.types import MODALITIES, AvbenchError, Modality
 from reference_methods.afc import AFCLSC
 
-FRAMES, DIM = 8, 768
+FRAMES = 8
 POINTS = 2.0
 COMPARED = ("mean_accuracy", "average_forgetting")
 
@@ -142,7 +142,8 @@ def replaying(method: type[GradientMethod]) -> type[GradientMethod]:
         def start(self, task: Task) -> None:
             if issubclass(method, AFCLSC) and task.step:
                 # Their old proxies are drawn before they are copied.
-                torch.empty(LocalSimilarityClassifier.PROXIES * task.old_classes, DIM).normal_()
+                size = LocalSimilarityClassifier.PROXIES * task.old_classes
+                torch.empty(size, self.setup.dim).normal_()
             super().start(task)
 
         def batches(self, task: Task) -> Iterator[Batch]:
@@ -196,7 +197,7 @@ def run_ours(
         memory=ExemplarMemory(int(given["memory"])) if uses_memory else None,
         device=device,
     )
-    setup = Setup(features.dim, FRAMES, modality, seed, device, lambda record: None)
+    setup = Setup(features.dim, FRAMES, modality, seed, device, dict)
     method = replaying(method_class)(settings, setup)
     steps, rows, predicted = [], [], []
     for task in stream:

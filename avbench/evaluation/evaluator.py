@@ -93,7 +93,7 @@ def evaluate(
         raise UsageError("give different seeds, at least one, between 0 and 2147483647")
     method_class: type[Method] = registry.load("methods", method)
     name = registry.short_name(method)
-    _check_method(method_class, name)
+    check_method_class(method_class, name)
     modality = _modality(method_class, name, modality)
     resolved = resolve_settings(method_class, name, benchmark.name, modality, settings or {})
     torch_device = _device(device)
@@ -136,7 +136,7 @@ def evaluate(
             if folder.is_dir() and not force:
                 report(f"{out.name}, seed {seed} (kept from an earlier run)", 1, 1)
             else:
-                run = _Run(
+                run = Run(
                     benchmark,
                     store,
                     method_class,
@@ -172,8 +172,19 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class _Run:
-    """One seed of one method."""
+class Run:
+    """One seed of one method.
+
+    Attributes:
+        benchmark: What is learned.
+        store: Its features.
+        method_class: The method.
+        settings: Its settings.
+        modality: What it may look at.
+        capacity: Of the exemplar memory, in clips.
+        seed: Source of all randomness.
+        device: Where it computes.
+    """
 
     benchmark: Benchmark
     store: FeatureStore
@@ -385,7 +396,12 @@ def _source_hash(method_class: type[Method]) -> str:
     return hashlib.sha256(b"\n".join(sources)).hexdigest()
 
 
-def _check_method(method_class: type[Method], name: str) -> None:
+def check_method_class(method_class: type[Method], name: str) -> None:
+    """Refuse a class that lacks what every method has.
+
+    Raises:
+        AvbenchError: Naming what it lacks.
+    """
     duties = [*Method.__annotations__, "learn", "predict", "state", "restore"]
     lacking = [duty for duty in duties if not hasattr(method_class, duty)]
     if lacking:

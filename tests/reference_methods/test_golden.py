@@ -119,7 +119,7 @@ class Trajectory:
 
 @pytest.fixture(
     params=[(n, m) for n in RECORDS for m in registry.load("methods", n).modalities],
-    ids=lambda param: "-".join(param),
+    ids="-".join,
 )
 def trajectory(request, golden, golden_network) -> Trajectory:
     return Trajectory(*request.param, golden, golden_network)
