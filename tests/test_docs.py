@@ -99,19 +99,24 @@ def test_add_a_method(tmp_path, with_features, monkeypatch):
     page = "docs/add-a-method.md"
     (code,) = blocks(page, "python")
     (toml,) = blocks(page, "toml")
-    (tmp_path / "replay_method.py").write_text(code)
-    # What installing the package would leave.
-    entry_points = toml.replace('"avbench.methods"', "avbench.methods").replace('"', "")
-    entry_points = entry_points.replace("[project.entry-points.", "[")
-    (tmp_path / "replay_method-1.dist-info").mkdir()
-    (tmp_path / "replay_method-1.dist-info" / "METADATA").write_text("Name: replay\nVersion: 1\n")
-    (tmp_path / "replay_method-1.dist-info" / "entry_points.txt").write_text(entry_points)
+    one_file, package = blocks(page, "console")
+    (tmp_path / "replay.py").write_text(code)
     monkeypatch.setenv("AVBENCH_HOME", str(tmp_path / "home"))
     with_features(Benchmark.load("toy-ci"))
-    (console,) = blocks(page, "console")
-    listing, evaluation = (run(command, tmp_path) for command in console.splitlines())
-    assert "replay_method:Replay" in listing
-    assert float(re.search(r"^replay +([\d.]+)", evaluation, re.MULTILINE)[1]) > 30
+    checks, evaluation = (run(command, tmp_path) for command in one_file.splitlines())
+    assert checks.count(" ok\n") == 21
+    assert float(re.search(r"^Replay +([\d.]+)", evaluation, re.MULTILINE)[1]) > 30
+    assert "exemplars of Replay: at most 60 clips" in evaluation
+
+    # Not into this environment; the folder is on the path.
+    commands = package.replace("pip install", "python -m pip install --no-deps --target .")
+    commands = commands.replace("python ", f"{sys.executable} ")
+    written, tested, _, listing, checked = (run(c, tmp_path) for c in commands.splitlines())
+    assert "pip install -e my-replay" in written
+    assert "4 passed" in tested
+    assert "my_replay:MyReplay" in listing
+    assert checked.count(" ok\n") == 7
+    assert toml in (tmp_path / "my-replay" / "pyproject.toml").read_text()
 
 
 def test_the_readmes_tour(tmp_path, with_features, monkeypatch):

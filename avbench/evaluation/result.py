@@ -20,6 +20,7 @@ _CONFIG = {
     "access",
     "benchmark",
     "fingerprint",
+    "memory",
     "method",
     "modality",
     "preset",
