@@ -244,13 +244,18 @@ def main() -> int:
     args = parser.parse_args()
     theirs, settings, classes_per_step = read_results(args.results)
     settings |= dict(pair.split("=", 1) for pair in args.set)
-    folder = args.out / args.features.stem
-    make_benchmark(args.features, folder, classes_per_step)
     wanted = [
         (method, modality)
         for method, modality in theirs
         if args.modality in (None, modality) and (args.method is None or method in args.method)
     ]
+    missing = {"epochs", "batch_size", "memory"} - settings.keys()
+    if missing:
+        raise ValueError(f"{args.results}: its note lacks {', '.join(missing)}: pass --set")
+    if not wanted:
+        raise ValueError(f"{args.results}: no run of such a method and modality")
+    folder = args.out / args.features.stem
+    make_benchmark(args.features, folder, classes_per_step)
     print(f"{args.features.name}: {settings}, classes per step {classes_per_step}", flush=True)
     columns = f"{'ours':>6} {'theirs':>7} {'differ':>7} {'allowed':>7}"
     print(f"{'':31}  {'mean accuracy':30}  {'average forgetting':30}")

@@ -59,13 +59,11 @@ def task_distillation(
     total = logits.new_zeros(())
     for new, old in zip(student_tasks, teacher_tasks, strict=True):
         total = total + divergence(
-            # In double precision: at the start of a step the two agree, and Adam would scale up
-            # what rounding leaves of their difference.
-            F.log_softmax(new.double() / temperature, dim=1),
-            F.log_softmax(old.double() / temperature, dim=1),
+            F.log_softmax(new / temperature, dim=1),
+            F.log_softmax(old / temperature, dim=1),
             direction,
         )
-    return (temperature**2 * total / len(logits)).to(logits)
+    return temperature**2 * total / len(logits)
 
 
 def nca(scores: Tensor, labels: Tensor, scale: Tensor, margin: float = 0.0) -> Tensor:
