@@ -2,8 +2,8 @@
 
 Kang, Park and Han, CVPR 2022, as the AV-CIL authors run it: a classifier of local similarities
 (LSC) trained by the NCA loss, proxies of new classes imprinted by k-means, and features kept close
-to the teacher's in proportion to their importance (AFC's Eq. 12), here per clip and by the norm of
-the gradient that the teacher's own loss has with respect to each of three features.
+to the teacher's in proportion to their importance: here the norm of the gradient that the teacher's
+own loss has with respect to each of three features of a clip.
 """
 
 from __future__ import annotations
@@ -42,10 +42,7 @@ class AFCSettings(HerdedSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.n_init < 1:
-            raise ValueError("n_init must be at least 1")
-        if not (math.isfinite(self.lambda_disc) and math.isfinite(self.margin)):
-            raise ValueError("lambda_disc and margin must be finite")
+        self.check(at_least_one=("n_init",), finite=("lambda_disc", "margin"))
 
 
 class AFCLSC(HerdedReplay):
@@ -130,7 +127,7 @@ def _lsc(network: AudioVisualNet) -> LocalSimilarityClassifier:
 def discrepancy(
     new: tuple[Tensor, ...], old: tuple[Tensor, ...], weights: tuple[Tensor, ...]
 ) -> Tensor:
-    """Importance-weighted distance of L2-normalised features (AFC's Eq. 12).
+    """Importance-weighted distance of L2-normalised features of AFC.
 
     Args:
         new: The student's features, each (B, d).

@@ -8,7 +8,6 @@ numbers, and a setting gives the equation.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,7 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avbench.learning.losses import Variant, divergence, separated_softmax, task_distillation
+from avbench.learning.losses import (
+    Variant,
+    attention_distillation,
+    separated_softmax,
+    task_distillation,
+)
 from avbench.learning.network import Output
 from avbench.learning.replay import PairedReplay, PairedSettings
 from avbench.learning.stream import Batch, Task
@@ -58,12 +62,10 @@ class AVCILSettings(PairedSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("temperature", "distillation_temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive")
-        for name in ("lambda_instance", "lambda_class", "lambda_vad"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} must be finite")
+        self.check(
+            positive=("temperature", "distillation_temperature"),
+            finite=("lambda_instance", "lambda_class", "lambda_vad"),
+        )
 
 
 class AVCIL(PairedReplay):
@@ -149,28 +151,3 @@ def class_similarity(
     if form == "supcon":
         return -(positives / same.sum(dim=1)).mean()
     return -positives.sum() / len(labels) ** 2
-
-
-def attention_distillation(
-    new: Tensor,
-    old: Tensor,
-    direction: Variant = "official",
-    *,
-    reduction: Variant = "official",
-) -> Tensor:
-    """VAD (Eq. 9 and 10): divergence of the exemplars' attention maps.
-
-    Args:
-        new: The student's maps, (exemplars, L, S, d) over cells S or (exemplars, L, d) over frames.
-        old: The teacher's.
-        direction: "official" for KL(old || new), "paper" for KL(new || old).
-
-        reduction: "paper" for the mean over frames and channels, "official" for their sum.
-
-    Returns:
-        The mean over exemplars.
-    """
-    count = max(len(new), 1)
-    if reduction == "paper":
-        count *= new.shape[1:].numel() // new.shape[-2]
-    return divergence(new.log(), old.log(), direction) / count

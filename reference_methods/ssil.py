@@ -1,7 +1,7 @@
 """SS-IL: Separated Softmax for Incremental Learning (Ahn et al., ICCV 2021), as AV-CIL runs it.
 
-Separated softmax (their Eq. 4) and task-wise distillation (their Eq. 5) on batches of new clips
-paired with random exemplars.
+Separated softmax and task-wise distillation (Eq. 12 and 13 of AV-CIL, which took both from here) on
+batches of new clips paired with random exemplars.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class LinearClassifier(nn.Linear, Classifier):
 
 
 class LocalSimilarityClassifier(Classifier):
-    """LSC: scores from the similarity to several proxies a class (AFC, section 4; PODNet).
+    """LSC: scores from the similarity to several proxies a class (PODNet and AFC).
 
     Similarity is minus the squared distance between L2-normalised feature and proxy, in [-4, 0];
     the score of a class is the mean over its proxies, weighted by the softmax of their
@@ -93,7 +93,7 @@ class LocalSimilarityClassifier(Classifier):
 
     @torch.no_grad()
     def imprint(self, features: Tensor, labels: Tensor, *, n_init: int, seed: int | None) -> None:
-        """Put the proxies of each new class at the centres of its features (AFC, section 4.1).
+        """Put the proxies of each new class at the centres of its features.
 
         Centres are scaled by the mean length of the old proxies. A class with fewer features than
         proxies has each centre several times; one without any keeps its random proxies.

@@ -7,7 +7,7 @@ import hashlib
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -55,15 +55,28 @@ class GradientSettings:
     temporal_audio_guidance: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError("learning_rate must be positive")
+        self.check(at_least_one=("epochs", "batch_size"), positive=("learning_rate",))
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError("weight_decay must not be negative")
         # From TOML it is a list.
         object.__setattr__(self, "milestones", tuple(self.milestones))
+
+    def check(
+        self,
+        *,
+        at_least_one: Sequence[str] = (),
+        positive: Sequence[str] = (),
+        finite: Sequence[str] = (),
+    ) -> None:
+        """Raise ValueError if a setting of these names is not what it must be."""
+        for names, holds, must in (
+            (at_least_one, lambda value: value >= 1, "at least 1"),
+            (positive, lambda value: 0 < value < math.inf, "positive"),
+            (finite, math.isfinite, "finite"),
+        ):
+            for name in names:
+                if not holds(getattr(self, name)):
+                    raise ValueError(f"{name} must be {must}")
 
 
 class GradientMethod(ABC):

@@ -66,8 +66,33 @@ def task_distillation(
     return temperature**2 * total / len(logits)
 
 
+def attention_distillation(
+    new: Tensor,
+    old: Tensor,
+    direction: Variant = "official",
+    *,
+    reduction: Variant = "official",
+) -> Tensor:
+    """Visual attention distillation, VAD (paper, Eq. 9 and 10): divergence of the exemplars' attention maps.
+
+    Args:
+        new: The student's maps, (exemplars, L, S, d) over cells S or (exemplars, L, d) over frames.
+        old: The teacher's.
+        direction: "official" for KL(old || new), "paper" for KL(new || old).
+
+        reduction: "paper" for the mean over frames and channels, "official" for their sum.
+
+    Returns:
+        The mean over exemplars.
+    """
+    count = max(len(new), 1)
+    if reduction == "paper":
+        count *= new.shape[1:].numel() // new.shape[-2]
+    return divergence(new.log(), old.log(), direction) / count
+
+
 def nca(scores: Tensor, labels: Tensor, scale: Tensor, margin: float = 0.0) -> Tensor:
-    """NCA loss (AFC's Eq. 11; PODNet's Eq. 6), in the form of the authors' code.
+    """NCA loss (PODNet and AFC), in the form of the AV-CIL authors' code.
 
     Args:
         scores: (B, C).

@@ -31,8 +31,7 @@ class ReplaySettings(GradientSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.memory is not None and self.memory < 1:
-            raise ValueError("memory must be at least 1")
+        self.check(at_least_one=() if self.memory is None else ("memory",))
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,7 @@ class PairedSettings(ReplaySettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.exemplar_batch_size < 1:
-            raise ValueError("exemplar_batch_size must be at least 1")
+        self.check(at_least_one=("exemplar_batch_size",))
 
 
 class PairedReplay(GradientMethod):

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from avbench.learning.losses import attention_distillation
 from avbench.learning.method import Setup
 from avbench.learning.network import Output
 from avbench.learning.stream import Batch
 from reference_methods.avcil import (
     AVCIL,
     AVCILSettings,
-    attention_distillation,
     class_similarity,
     instance_similarity,
 )
