@@ -1,8 +1,8 @@
 """LwF: Learning without Forgetting (Li and Hoiem, ECCV 2016), as the AV-CIL paper runs it.
 
 Cross-entropy among the new classes (their Eq. 1), and distillation of the old scores on new clips
-(their Eq. 2; summed over old steps here). No exemplars. The authors' script stops at its first batch
-of the second step because a name is used twice; this is the loss it spells out.
+(their Eq. 2; summed over old steps here). No exemplars. The authors' script stops at the first
+batch of its second step because a name is used twice; this is the loss it spells out.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def attention_distillation(
     *,
     reduction: Variant = "official",
 ) -> Tensor:
-    """Visual attention distillation, VAD (paper, Eq. 9 and 10): divergence of the exemplars' attention maps.
+    """Visual attention distillation, VAD (paper, Eq. 9 and 10): divergence of attention maps.
 
     Args:
         new: The student's maps, (exemplars, L, S, d) over cells S or (exemplars, L, d) over frames.
