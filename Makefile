@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint audits clean
 
 demo: .venv/avbench
 	$(BIN)/avbench demo
@@ -28,6 +28,13 @@ lint: .venv/dev
 .venv/dev: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@ .venv/avbench
+
+# The pages of docs/audits/; a test compares them with what the command says.
+audits: .venv/avbench
+	for spec in avbench/manifests/specs/*.toml; do \
+	  name=$$(basename $$spec .toml); \
+	  $(BIN)/avbench splits audit $$name --out docs/audits/$$name.md || exit 1; \
+	done
 
 clean:
 	rm -rf .venv build dist

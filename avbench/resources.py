@@ -87,11 +87,13 @@ def replacing(target: Path, *, folder: bool = False) -> Iterator[Path]:
         A path on the same file system, with the same suffix.
 
     Raises:
-        AvbenchError: If the place cannot be written to, the disk is full, or a folder stands where
-            a file shall.
+        AvbenchError: If the place cannot be written to, the disk is full, or a folder or device
+            stands where a file shall.
     """
     if target.is_dir() and not folder:
         raise AvbenchError(f"cannot write {target}: it is a folder: give the name of a file")
+    if target.exists() and not (target.is_file() or folder):
+        raise AvbenchError(f"cannot write {target}: it is a device, not a file: choose another")
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))

@@ -7,6 +7,8 @@ import os
 # Tests run small things: threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,3 +145,25 @@ def with_features() -> Callable[..., store.FeatureStore]:
         return store.FeatureStore.open(folder)
 
     return make
+
+
+@pytest.fixture
+def avbench(tmp_path):
+    """Run avbench in an empty folder with an empty home."""
+
+    def run(*arguments, expect=0, env=None, **options):
+        result = subprocess.run(
+            [Path(sys.executable).with_name("avbench"), *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"AVBENCH_HOME": str(tmp_path / "home")} | (env or {}),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+            **options,
+        )
+        assert result.returncode == expect, result.stderr
+        assert "Traceback" not in result.stderr
+        return result
+
+    return run

@@ -70,7 +70,7 @@ def film(path: Path, *, hue: float, pitch: float, rng: np.random.Generator) -> N
 
 def test_bring_your_own_dataset(tmp_path):
     page = "docs/bring-your-own-dataset.md"
-    (toml,) = blocks(page, "toml")
+    toml, hold_out = blocks(page, "toml")
     (example,) = blocks(page, "csv")
     rng = np.random.default_rng(0)
     rows = [example.splitlines()[0]]
@@ -89,6 +89,16 @@ def test_bring_your_own_dataset(tmp_path):
         name: float(re.search(rf"^{name} +([\d.]+)", output, re.MULTILINE)[1])
         for name, output in zip(("finetune", "avcil", "oracle-audio"), outputs[1:], strict=True)
     }
+    # The other way to say which clips are in which split.
+    table = (tmp_path / "clips.csv").read_text(encoding="utf-8").replace("digit 0", "zero")
+    table = table.replace("digit 1", "one").replace("digit 2", "two")
+    (tmp_path / "clips.csv").write_text(table, encoding="utf-8")
+    hold_out = hold_out.replace("= 5 ", "= 2 ").replace("= 10 ", "= 3 ")
+    per_step = toml.replace("classes_per_step = 2", "classes_per_step = 1")
+    (tmp_path / "held.toml").write_text(per_step.replace("classes = 10\n", "") + hold_out)
+    shown = run("avbench splits show held.toml", tmp_path)
+    for step, label in enumerate(("zero", "one", "two"), start=1):
+        assert re.search(rf"^{step} +1 +4 +2 +3 +{label}$", shown, re.MULTILINE)
     # Tone and colour tell the classes apart: forgetting is all there is to see.
     assert accuracy["oracle-audio"] > 80
     assert accuracy["oracle-audio"] > accuracy["finetune"]
@@ -125,7 +135,7 @@ def test_the_readmes_tour(tmp_path, with_features, monkeypatch):
     with_features(benchmark)
     console = next(b for b in blocks("README.md", "console") if "activate" in b)
     commands = {line.split()[1]: line for line in console.splitlines() if line.startswith("avb")}
-    assert list(commands) == ["list", "prepare", "evaluate", "submit", "leaderboard"]
+    assert list(commands) == ["list", "prepare", "evaluate", "submit", "leaderboard", "splits"]
     evaluate = commands["evaluate"].replace("0,1,2", "0")
     run(f"{evaluate} --set epochs=1", tmp_path)
     boards = tmp_path / "boards"
@@ -133,11 +143,36 @@ def test_the_readmes_tour(tmp_path, with_features, monkeypatch):
     (boards / "toy-ci.json").write_text((ROOT / "leaderboards" / "toy-ci.json").read_text())
     assert "my-entry" in run(f"{commands['submit'].partition('#')[0]} --boards boards", tmp_path)
     assert "74.04" not in run(commands["leaderboard"], tmp_path)
+    assert "1,627 test clips" in run(commands["splits"], tmp_path)
     (python,) = blocks("README.md", "python")
     (tmp_path / "tour.py").write_text(
         python.replace("seeds=[0]", 'seeds=[0], settings={"epochs": "1"}')
     )
     assert 0 < float(run(f"{sys.executable} tour.py", tmp_path)) < 1
+
+
+def test_the_page_about_splits(tmp_path, with_features, monkeypatch):
+    page = "docs/splits.md"
+    monkeypatch.setenv("AVBENCH_HOME", str(tmp_path / "home"))
+    with_features(Benchmark.load("toy-ci"))
+    for console in blocks(page, "console"):
+        for command in console.splitlines():
+            run(command, tmp_path)
+    shipped = Benchmark.load("ave-ci").manifest_path
+    assert (tmp_path / "splits" / "ave-ci.parquet").read_bytes() == shipped.read_bytes()
+    result = tmp_path / "runs" / "toy-ci:seed=3,steps=6" / "finetune" / "result.json"
+    assert '"benchmark": "toy-ci:seed=3,steps=6"' in result.read_text()
+    rows = ["youtube_id,start_s,end_s,label"]
+    for label in ("cat", "dog", "cow", "hen", "pig"):
+        rows += [f"{label}{i // 2},{10 * (i % 2)},{10 * (i % 2) + 10},{label}" for i in range(10)]
+        rows.append(f"{label}9,0,10,{label}")
+    (tmp_path / "clips.csv").write_text("\n".join(rows) + "\n")
+    build, query = blocks(page, "python")
+    (tmp_path / "build.py").write_text(build)
+    assert run(f"{sys.executable} build.py", tmp_path) == "[]\n"
+    (tmp_path / "query.py").write_text(query)
+    counts = run(f"{sys.executable} query.py", tmp_path)
+    assert counts == "[('test', 12), ('train', 24), ('val', 8)]\n"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from avbench.resources import alone, home, replacing
@@ -27,6 +29,12 @@ def test_a_folder_is_never_replaced_by_a_file(tmp_path):
     ):
         temporary.write_text("x")
     assert (tmp_path / "precious" / "thesis.txt").read_text() == "years"
+
+
+def test_a_device_is_never_replaced():
+    with pytest.raises(AvbenchError, match="it is a device"), replacing(Path("/dev/null")):
+        pass
+    assert Path("/dev/null").is_char_device()
 
 
 def test_a_folder_that_fails_leaves_the_old_one(tmp_path):

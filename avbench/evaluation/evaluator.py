@@ -95,7 +95,7 @@ def evaluate(
     name = registry.short_name(method)
     check_method_class(method_class, name)
     modality = _modality(method_class, name, modality)
-    resolved = resolve_settings(method_class, name, benchmark.name, modality, settings or {})
+    resolved = resolve_settings(method_class, name, benchmark.base.name, modality, settings or {})
     torch_device = _device(device)
     preset = preset or benchmark.spec.preset
     if (
@@ -434,7 +434,7 @@ def _coverage(benchmark: Benchmark, store: FeatureStore, allow_missing: bool) ->
     remedy = f"run avbench prepare {benchmark.argument}"
     if store.preset.get("clip_seconds") != float(benchmark.spec.clip_seconds):
         raise AvbenchError(f"{store.folder}: features of clips of another length: {remedy}")
-    if store.fingerprint != manifest.fingerprint:
+    if store.fingerprint != benchmark.base.manifest.fingerprint:
         raise AvbenchError(f"{store.folder}: features of another version of the manifest: {remedy}")
     present = store.rows_of(manifest.clip_ids) >= 0
     rows = {split: manifest.rows(split) for split in SPLITS}

@@ -24,7 +24,7 @@ def extract(
     What an earlier run encoded is kept, unless the preset differs or the clip is newer.
 
     Args:
-        benchmark: Whose clips.
+        benchmark: Whose clips; of one derived from another, those of the other.
         encoder: What encodes them.
         workers: Clips encoded at the same time, in threads.
         report: Called as clips are done.
@@ -32,6 +32,7 @@ def extract(
     Raises:
         AvbenchError: If there is no clip, one cannot be encoded, or the disk refuses.
     """
+    benchmark = benchmark.base
     paths = _clips(benchmark)
     folder = store_folder(benchmark, encoder.name)
     with alone(folder.parent, f"extracting features of {benchmark.name}"):

@@ -48,7 +48,7 @@ def prepare_clips(
     again, unless its source said for good that it is gone.
 
     Args:
-        benchmark: The benchmark.
+        benchmark: The benchmark; of one derived from another, the clips of the other are made.
         source: Where clips come from, `NAME` or `NAME:ARGUMENT`; None for the benchmark's first.
         workers: How many clips are made at a time.
         report: Called as clips are done.
@@ -58,6 +58,7 @@ def prepare_clips(
         AvbenchError: If the benchmark has no source, another run is at work on it, or its folder
             cannot be written to.
     """
+    benchmark = benchmark.base
     if source is None:
         if not benchmark.spec.sources:
             remedy = "pass --source folder:DIR with a folder of the videos"

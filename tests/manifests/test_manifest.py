@@ -169,29 +169,10 @@ def test_pandas_reads_a_manifest_without_our_help():
     assert frame["start_s"].isna().sum() == 2716
 
 
-def test_a_table_without_class_order_gets_one_by_seed(tmp_path):
-    labels = [f"class {i}" for i in range(6)]
-    lines = ["path,label,split"]
-    lines += [f"some dir/{n}{i}.mp4,{x},train" for n, x in enumerate(labels) for i in range(3)]
-    (tmp_path / "clips.csv").write_text("\n".join(lines))
-    (tmp_path / "b.toml").write_text(
-        'name = "b"\nclasses = 6\nclasses_per_step = [4, 2]\nclip_seconds = 1\n'
-        'annotations = "clips.csv"\n'
-    )
-    spec = load_spec(str(tmp_path / "b.toml"))
-    orders = {build(spec, seed=seed).labels for seed in range(4)}
-    assert len(orders) == 4
-    manifest = build(spec)
-    assert manifest.labels == build(spec).labels
-    assert manifest.classes_per_step == (4, 2)
-    (tmp_path / "clips.csv").write_text("\n".join([lines[0], *reversed(lines[1:])]))
-    assert build(spec).fingerprint == manifest.fingerprint
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("classes = 6", "classes = 7"), "classes_per_step must add up"),
+        (("classes = 6", "classes = 7"), "classes_per_step = 3 must add up to 7"),
         (("classes = 6", ""), "classes is missing"),
         (('annotations = "clips.csv"', ""), "annotations is missing"),
         (("clip_seconds = 1", 'clip_seconds = "1"'), "clip_seconds must be a number"),
@@ -212,72 +193,11 @@ def test_bad_specs_are_refused(tmp_path, change, message):
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("path,label\na.mp4,x\n", "column split is missing"),
-        ("label,split\nx,train\n", "column clip_id is missing"),
-        ("path,label,split\na.mp4,,train\n", "row 1, label: must not be empty"),
-        ("path,label,split\na b.mp4,x,train\na_b.mkv,y,train\n", "appears twice"),
-        ("path,label,split\na.mp4,x,train\n", "it has 1 classes"),
-        ("clip_id,label,split,class_index\na,x,train,0\nb,y,train,5\n", "must be 0 to 1"),
-        ("clip_id,label,split,class_index\na,x,train,0\nb,y,train,\n", "give whole numbers"),
-        ("clip_id,label,split,class_index\na,x,train,0\nb,y,train,.5\n", "give whole numbers"),
-        ("clip_id,label,split,class_index\na,x,train,0\nb,y,train,inf\n", "give whole numbers"),
-        ("clip_id,label,split,class_index\na,x,train,0\nb,y,train,z\n", "give whole numbers"),
-        (f"clip_id,label,split,class_index\na,x,train,0\nb,y,train,{10**30}\n", "must be 0 to 1"),
-        ("path,label,split\nb,c.mp4,y,train\na.mp4,x,train\n", "put quotes around commas"),
-        ("path,label,split\na.mp4,x,train\nb,c.mp4,y,train\n", "line 3, saw 4"),
-        ("path;label;split\na.mp4;x;train\n", "a CSV needs commas"),
-        ("path,label,split\n,x,train\n", "row 1, path: must not be empty"),
-        ("clip_id,label,split,end_s\na,x,train,inf\nb,y,train,1\n", "number of seconds"),
-        ("", "not a readable table"),
-        ("\x00\xff", "column clip_id is missing"),
-    ],
-)
-def test_bad_tables_are_refused(tmp_path, text, message):
-    (tmp_path / "clips.csv").write_text(text)
-    (tmp_path / "b.toml").write_text(
-        'name = "b"\nclasses = 2\nclasses_per_step = 1\nclip_seconds = 1\n'
-        'annotations = "clips.csv"\n'
-    )
-    with pytest.raises(AvbenchError) as caught:
-        build(load_spec(str(tmp_path / "b.toml")))
-    assert message in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "path,label,split,\na.mp4,x,train,\nb.mp4,y,train,\n",
-        "path, label, split\na.mp4, x, train\nb.mp4, y, train\n",
-        "path,label,split,source_split,orig_split\na.mp4,x,train,val,z\nb.mp4,y,train,val,z\n",
-    ],
-)
-def test_tables_as_people_write_them(tmp_path, text):
-    (tmp_path / "clips.CSV").write_text(text)
-    (tmp_path / "b.toml").write_text(
-        'name = "b"\nclasses = 2\nclasses_per_step = 1\nclip_seconds = 1\n'
-        'annotations = "clips.CSV"\n'
-    )
-    manifest = build(load_spec(str(tmp_path / "b.toml")))
-    assert set(manifest.clip_ids) == {"a", "b"}
-    assert set(manifest.labels) == {"x", "y"}
-
-
-def test_labels_that_look_like_nothing_are_labels(tmp_path):
-    (tmp_path / "clips.csv").write_text("path,label,split\na.mp4,NA,train\nb.mp4,007,train\n")
-    (tmp_path / "b.toml").write_text(
-        'name = "b"\nclasses = 2\nclasses_per_step = 1\nclip_seconds = 1\n'
-        'annotations = "clips.csv"\n'
-    )
-    assert set(build(load_spec(str(tmp_path / "b.toml"))).labels) == {"NA", "007"}
-
-
 def test_a_file_gives_its_path_as_id():
     assert clip_id_of("dog barks/1.mp4") == "dog_barks_1"
     assert clip_id_of("ünï/-a.b.mkv") == "_n__-a.b"
     assert clip_id_of("no-suffix") == "no-suffix"
+    assert clip_id_of(".") == ""
 
 
 def test_unknown_benchmark_names_the_closest():

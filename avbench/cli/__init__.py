@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from avbench import __version__, registry, resources
-from avbench.types import MODALITIES, AvbenchError, Modality, Report, UsageError, silent
+from avbench.cli.output import json_option, print_json, print_table, progress
+from avbench.cli.splits import splits
+from avbench.types import MODALITIES, AvbenchError, Modality, UsageError
 
 if TYPE_CHECKING:
     from avbench.evaluation.result import Result
@@ -24,7 +24,6 @@ _DEFAULT_BENCHMARK = "vs100-ci"
 # Before torch is imported: threads that spin while they wait lose most of a shared machine's time.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to standard output.")
 workers_option = click.option(
     "--workers",
     type=click.IntRange(min=1),
@@ -41,13 +40,21 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except AvbenchError as error:
-            click.echo(f"Error: {error}", err=True)
-            ctx.exit(error.exit_code)
+            _fail(ctx, str(error), error.exit_code)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "avbench"
+            _fail(ctx, f"{error.format_message()} See {command} --help.", error.exit_code)
         except BrokenPipeError:
             raise  # click ends quietly when the reader of a pipe is gone
         except OSError as error:
-            click.echo(f"Error: {error}", err=True)
-            ctx.exit(1)
+            _fail(ctx, str(error), 1)
+
+
+def _fail(ctx: click.Context, message: str, code: int) -> NoReturn:
+    """Say in one line what is wrong, whatever a name in it holds."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+    click.echo(f"Error: {line}", err=True)
+    ctx.exit(code)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -62,6 +69,9 @@ def main() -> None:
       avbench prepare toy-ci                              clips and features
       avbench evaluate --method avcil --benchmark toy-ci --seeds 0,1,2
     """
+
+
+main.add_command(splits)
 
 
 @main.command("list")
@@ -82,10 +92,10 @@ def list_command(as_json: bool) -> None:
         for group in ("methods", "encoders", "sources")
     }
     if as_json:
-        _print_json({"benchmarks": rows, **plugins})
+        print_json({"benchmarks": rows, **plugins})
         return
     columns = ["benchmark", "classes", "steps", "clips", "memory", "features", "title"]
-    _table(
+    print_table(
         columns,
         [
             [
@@ -101,7 +111,7 @@ def list_command(as_json: bool) -> None:
         ],
     )
     for group, points in plugins.items():
-        _table([group.removesuffix("s"), "from"], [[n, value] for n, value in points.items()])
+        print_table([group.removesuffix("s"), "from"], [[n, value] for n, value in points.items()])
 
 
 @main.command()
@@ -126,20 +136,25 @@ def prepare(
       avbench prepare toy-ci
       avbench prepare vs100-ci --source folder:/data/vggsound
       avbench prepare my-benchmark.toml --source folder:clips
+
+    A variant, such as ave-ci:seed=3, shares the clips and features of its benchmark.
     """
     from avbench.features.extract import extract
     from avbench.manifests.benchmark import Benchmark
     from avbench.media.prepare import prepare_clips
 
-    chosen = Benchmark.load(benchmark)
-    encoder = registry.load("encoders", preset or chosen.spec.preset)()
-    with _progress() as report:
+    asked = Benchmark.load(benchmark)
+    chosen = asked.base
+    if chosen is not asked:
+        click.echo(f"{asked.name} shares the clips and features of {chosen.name}.", err=True)
+    encoder = registry.load("encoders", preset or asked.spec.preset)()
+    with progress() as report:
         prepared = prepare_clips(chosen, source=source, workers=workers, report=report)
         some = prepared.ok + prepared.already > 0
         store = extract(chosen, encoder, workers=workers, report=report) if some else None
     total, ready = len(chosen.manifest), len(store) if store else 0
     if as_json:
-        _print_json(
+        print_json(
             {
                 "benchmark": chosen.name,
                 "clips": total,
@@ -167,7 +182,9 @@ def prepare(
     "--method", required=True, help="A method from `avbench list`, or path/to/file.py:ClassName."
 )
 @click.option(
-    "--benchmark", help=f"A name, or the path of a TOML.  [default: {_DEFAULT_BENCHMARK}]"
+    "--benchmark",
+    help="A name, the path of a TOML, or a variant of either such as ave-ci:seed=3."
+    f"  [default: {_DEFAULT_BENCHMARK}]",
 )
 @click.option("--seeds", default="0,1,2", show_default=True, help="Such as 0,1,2 or 0..4.")
 @click.option("--modality", type=click.Choice(MODALITIES), help="What the method may look at.")
@@ -200,6 +217,7 @@ def evaluate(
       avbench evaluate --method avcil --benchmark toy-ci --seeds 0,1,2
       avbench evaluate --method oracle --benchmark toy-ci --modality audio
       avbench evaluate --method avcil --benchmark toy-ci --set epochs=5 --out runs/short
+      avbench evaluate --method avcil --benchmark toy-ci:seed=3,steps=6
       avbench evaluate --method my_method.py:MyMethod --benchmark toy-ci --set memory=30
     """
     from avbench.manifests.benchmark import Benchmark
@@ -219,7 +237,7 @@ def evaluate(
     name = run_name(registry.short_name(method), modality or default)
     run = out or Path("runs") / chosen.name / name
     kept = [seed for seed in seed_list if (run / f"seed-{seed}").is_dir() and not force]
-    with _progress() as report:
+    with progress() as report:
         result = evaluator.evaluate(
             chosen,
             method,
@@ -240,7 +258,7 @@ def evaluate(
     if other:
         click.echo(f"Not in this result, but in {run}: {', '.join(other)}.", err=True)
     if as_json:
-        _print_json(result.to_json())
+        print_json(result.to_json())
         return
     _print_results([result])
     click.echo(f"predictions, matrix and plots: {run}")
@@ -269,13 +287,13 @@ def check_method_command(
     given = _settings(settings)
     from avbench.evaluation.protocol import check_method
 
-    with _progress() as report:
+    with progress() as report:
         checks = check_method(method, modality=modality, settings=given, report=report)
     if as_json:
-        _print_json([asdict(check) for check in checks])
+        print_json([asdict(check) for check in checks])
     else:
         rows = [[c.name, c.modality, "FAIL" if c.failure else "ok"] for c in checks]
-        _table(["check", "modality", "result"], rows)
+        print_table(["check", "modality", "result"], rows)
         for check in checks:
             if check.failure:
                 click.echo(f"FAIL {check.name}, {check.modality}: {check.failure}")
@@ -330,63 +348,16 @@ def demo(out: Path, seeds: str, workers: int, as_json: bool) -> None:
     seed_list = _seeds(seeds)
     from avbench.evaluation.demo import run_demo
 
-    with _progress() as report:
+    with progress() as report:
         results = run_demo(out, seeds=seed_list, workers=workers, report=report)
     if as_json:
-        _print_json([result.to_json() for result in results])
+        print_json([result.to_json() for result in results])
         return
     _print_results(results)
     click.echo(f"plot:  {out / 'accuracy.png'}")
     click.echo(f"runs:  {out} (predictions, accuracy matrix, checkpoints of each)")
     click.echo("next:  avbench evaluate --method avcil --benchmark toy-ci --set epochs=40")
     click.echo("       avbench list")
-
-
-@main.group()
-def splits() -> None:
-    """Build and verify the split manifests.
-
-    \b
-    Example:
-      avbench splits verify
-    """
-
-
-@splits.command("build")
-@click.argument("benchmark")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="A Parquet file.")
-def splits_build(benchmark: str, out: Path) -> None:
-    """Build a manifest from its table of annotations.
-
-    \b
-    Example:
-      avbench splits build ave-ci --out ave-ci.parquet
-    """
-    from avbench.manifests.builder import build
-    from avbench.manifests.spec import load_spec
-
-    manifest = build(load_spec(benchmark))
-    manifest.write(out)
-    click.echo(f"{out}: {len(manifest):,} clips, fingerprint {manifest.fingerprint}")
-
-
-@splits.command("verify")
-def splits_verify() -> None:
-    """Rebuild every shipped manifest and compare fingerprints.
-
-    \b
-    Example:
-      avbench splits verify
-    """
-    from avbench.manifests.benchmark import Benchmark
-    from avbench.manifests.builder import build
-    from avbench.manifests.spec import shipped_names
-
-    for name in shipped_names():
-        benchmark = Benchmark.load(name)
-        if build(benchmark.spec).fingerprint != benchmark.manifest.fingerprint:
-            raise AvbenchError(f"{benchmark.manifest_path}: differs from its table of annotations")
-        click.echo(f"ok  {name}  {benchmark.manifest.fingerprint}")
 
 
 @main.command()
@@ -405,14 +376,16 @@ def leaderboard(benchmark: str, as_json: bool) -> None:
     from dataclasses import asdict
 
     from avbench.leaderboard.board import Board
-    from avbench.manifests.spec import load_spec
+    from avbench.manifests.spec import load_spec, shipped_names
 
     name = load_spec(benchmark).name
+    if name not in shipped_names():
+        raise AvbenchError(f"there is no leaderboard for {name}: variants and your own have none")
     board = Board.read(resources.shipped("leaderboards") / f"{name}.json")
     if as_json:
-        _print_json([asdict(entry) for entry in board.entries])
+        print_json([asdict(entry) for entry in board.entries])
         return
-    _table(
+    print_table(
         ["entry", "mean accuracy", "average forgetting", "access", "verified", "source"],
         [
             [
@@ -485,15 +458,11 @@ def _settings(given: Sequence[str]) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def _print_json(record: Any) -> None:
-    click.echo(json.dumps(record, indent=2, allow_nan=False))
-
-
 def _print_results(results: Sequence[Result]) -> None:
     config = results[0].config
     seeds = len(results[0].seeds)
     click.echo(f"{config['benchmark']}, {config['preset']} features, {seeds} seed(s), in %")
-    _table(
+    print_table(
         ["method", "mean accuracy", "average forgetting", "last accuracy", "s/seed"],
         [
             [
@@ -524,49 +493,3 @@ def _percent(result: Result, metric: str) -> str:
         return "-"
     spread = f" ± {100 * summary.std:.2f}" if len(result.seeds) > 1 else ""
     return f"{100 * summary.mean:.2f}{spread}"
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    cells = [[str(cell) for cell in row] for row in [columns, *rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
-    for number, row in enumerate(cells):
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo(line.rstrip())
-        if number == 0:
-            click.echo("  ".join("-" * width for width in widths))
-    click.echo()
-
-
-@contextmanager
-def _progress() -> Iterator[Report]:
-    """Show progress bars on a terminal; say nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield silent
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        bars: dict[str, Any] = {}
-
-        def report(what: str, done: int, total: int) -> None:
-            if what not in bars:
-                bars[what] = progress.add_task(what, total=total)
-            progress.update(bars[what], completed=done, total=total)
-
-        yield report
