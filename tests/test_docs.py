@@ -195,3 +195,29 @@ def test_sizes_in_the_readme():
         size = len(Benchmark.load(name).manifest) * clip / 1e9
         row = next(line for line in text.splitlines() if line.startswith(f"| `{name}`"))
         assert row.rstrip(" |").endswith(f"{size:.1f} GB")
+
+
+def test_every_setting_in_the_documentation_is_one():
+    """Each `key=value` of the pages that list settings, for a method that has it."""
+    from avbench import registry
+    from avbench.learning.method import resolve_settings
+    from avbench.types import AvbenchError
+
+    pages = ("README.md", "docs/decisions/paper-and-code.md", "docs/decisions/epoch-selection.md")
+    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in pages)
+    pairs = set(re.findall(r"`(?:--set )?([a-z_]+)=([\w.,]+)`", text))
+    assert ("kl_direction", "paper") in pairs
+    assert {"i_avss", "c_avss", "vad", "memory", "margin", "n_init"} <= {key for key, _ in pairs}
+
+    def accepts(name: str, key: str, value: str) -> bool:
+        try:
+            resolve_settings(
+                registry.load("methods", name), name, "b", "audio-visual", {key: value}
+            )
+        except AvbenchError:
+            return False
+        return True
+
+    methods = registry.registered("methods")
+    for key, value in pairs - {("key", "value")}:
+        assert any(accepts(name, key, value) for name in methods), (key, value)
