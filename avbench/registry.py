@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
+import sys
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Literal
 
 from avbench.types import AvbenchError, UsageError
@@ -29,12 +33,15 @@ def registered(group: Group) -> dict[str, EntryPoint]:
 
 
 def load(group: Group, name: str) -> Any:
-    """Import what is registered under a name.
+    """Import what is registered under a name, or a class of a file, `path/to/file.py:ClassName`.
 
     Raises:
-        UsageError: If nothing is, naming the closest matches.
+        UsageError: If there is nothing of that name, naming the closest matches.
         AvbenchError: If it cannot be imported.
     """
+    path, colon, attribute = name.rpartition(":")
+    if colon and path.endswith(".py"):
+        return _from_file(Path(path), attribute)
     points = registered(group)
     if name not in points:
         raise unknown(group.removesuffix("s"), name, list(points))
@@ -44,6 +51,36 @@ def load(group: Group, name: str) -> Any:
         raise AvbenchError(
             f"{name} cannot be imported from {points[name].value} ({error}): mend its package"
         ) from error
+
+
+def short_name(name: str) -> str:
+    """Return how a plug-in is called: its registered name, or the class of a file."""
+    path, _, attribute = name.rpartition(":")
+    return attribute if path.endswith(".py") else name
+
+
+def _from_file(path: Path, attribute: str) -> Any:
+    """Import a class from a file that no package registers."""
+    if not path.is_file():
+        raise UsageError(f"no file {path}: check the path")
+    # A name of its own, under which inspect, dataclasses and type hints find the module.
+    name = f"_avbench_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise AvbenchError(
+            f"{path} cannot be imported ({type(error).__name__}: {error}): mend it"
+        ) from error
+    if not isinstance(getattr(module, attribute, None), type):
+        own = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == name]
+        raise unknown(f"class in {path}:", attribute, own)
+    return getattr(module, attribute)
 
 
 def unknown(kind: str, name: str, known: list[str]) -> UsageError:

@@ -15,8 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from avbench.features import store
+from avbench.learning.classifiers import LinearClassifier, LocalSimilarityClassifier
+from avbench.learning.network import AudioVisualNet
 from avbench.manifests.benchmark import Benchmark
 
 GOLDEN = Path(os.environ.get("AVBENCH_GOLDEN", Path(__file__).parent / "golden"))
@@ -46,6 +50,43 @@ def golden() -> Callable[[str], dict[str, Any]]:
             return {k: v.item() if v.ndim == 0 else v for k, v in archive.items()}
 
     return read
+
+
+@pytest.fixture
+def golden_network() -> Callable[..., AudioVisualNet]:
+    """Build the network whose weights a golden record holds under a prefix."""
+
+    def build(record: dict[str, Any], prefix: str, modality: str) -> AudioVisualNet:
+        state = golden_weights(record, prefix)
+        local = next((k for k in state if k in ("classifier.new", "classifier.old")), None)
+        head = LocalSimilarityClassifier if local else LinearClassifier
+        rows, dim = state[local or "classifier.weight"].shape
+        per_class = LocalSimilarityClassifier.PROXIES if local else 1
+        if local:
+            rows = len(state["classifier.old"])
+        network = AudioVisualNet(dim, rows // per_class, modality, classifier=head).double()
+        if local:
+            # Growing makes room for the proxies of the new classes.
+            network.grow((rows + len(state["classifier.new"])) // per_class)
+        network.load_state_dict(state)
+        return network
+
+    return build
+
+
+def golden_weights(record: dict[str, Any], prefix: str) -> dict[str, Tensor]:
+    """Return weights under our names; those of heads of heads are not used."""
+    names = {
+        "classifier.fc1.weight": "classifier.old",
+        "classifier.fc2.weight": "classifier.new",
+        "classifier.factor": "classifier.scale",
+    }
+    state = {
+        k.removeprefix(prefix): torch.as_tensor(np.asarray(v, dtype=np.float64))
+        for k, v in record.items()
+        if k.startswith(prefix) and not k.endswith((".fc1.factor", ".fc2.factor"))
+    }
+    return {names.get(k, k): v for k, v in state.items()}
 
 
 @pytest.fixture

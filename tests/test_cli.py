@@ -56,6 +56,8 @@ def test_help_of_every_command_has_an_example(avbench):
         ["prepare"],
         ["status"],
         ["evaluate"],
+        ["check-method"],
+        ["new-method"],
         ["demo"],
         ["compare"],
         ["score"],
@@ -95,6 +97,26 @@ def test_list(avbench):
             ["evaluate", "--method", "oracle", "--benchmark", "toy-ci", "--seeds", "0..9999999999"],
             "at most 1,000",
         ),
+        (["evaluate", "--method", "no.py:X", "--benchmark", "toy-ci"], "no file no.py"),
+        (
+            [
+                "evaluate",
+                "--method",
+                "avcil",
+                "--benchmark",
+                "toy-ci",
+                "--set",
+                "kl_direction=papr",
+            ],
+            "did you mean paper?",
+        ),
+        (["check-method", "avcli"], "did you mean avcil"),
+        (["check-method", "avcil", "--modality", "audio"], "avcil takes audio-visual"),
+        (["check-method", "ssil", "--set", "memry=3"], "did you mean memory"),
+        (["new-method", "My Method"], "lower-case words"),
+        (["new-method", "avcil"], "avcil is a method already"),
+        (["new-method", "torch"], "Python has a torch already"),
+        (["new-method", "class"], "Python has a class already"),
         (["prepare", "toy-ci", "--source", "foldr:x"], "did you mean folder?"),
         (["prepare", "toy-ci", "--step", "5"], "toy-ci has 4 steps only"),
         (["prepare", "toy-ci", "--rate", "fast"], "'fast': give bytes per second, such as 500K"),
@@ -270,3 +292,60 @@ def test_leaderboard(avbench):
     assert any("74.04" in line and "reported" in line for line in lines)
     rows = json.loads(avbench("leaderboard", "ave-ci", "--json").stdout)
     assert {row["verified"] for row in rows} == {False}
+
+
+def test_check_method(avbench, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from reference_methods.finetune import FineTuning\n"
+        "class Lazy(FineTuning):\n"
+        "    recipes = None\n"
+        "    modalities = ('audio',)\n"
+        "    def learn(self, task):\n"
+        "        self.start(task)\n"
+    )
+    result = avbench("check-method", "mine.py:Lazy", expect=1)
+    assert "FAIL learns above chance, audio: its accuracy is" in result.stdout
+    record = json.loads(avbench("check-method", "mine.py:Lazy", "--json", expect=1).stdout)
+    failed = {check["name"] for check in record if check["failure"]}
+    assert failed == {"learns above chance"}
+    assert "ok" in avbench("check-method", "finetune", "--modality", "visual").stdout
+
+
+def test_new_method_overwrites_nothing(avbench, tmp_path):
+    (tmp_path / "my-method").mkdir()
+    assert "is there already" in one_line(avbench("new-method", "my-method", expect=1))
+    avbench("new-method", "my-method", "--out", "methods")
+    written = sorted(p.relative_to(tmp_path / "methods") for p in tmp_path.glob("methods/**/*.*"))
+    assert [str(path) for path in written] == [
+        "my-method/README.md",
+        "my-method/my_method/__init__.py",
+        "my-method/my_method/recipes.toml",
+        "my-method/pyproject.toml",
+        "my-method/tests/test_my_method.py",
+    ]
+
+
+HUNGRY = """
+import resource
+from reference_methods.finetune import FineTuning
+
+class Hungry(FineTuning):
+    recipes = None
+    modalities = ("audio-visual",)
+
+    def start(self, task):
+        super().start(task)
+        # From here on there is 40 MB more, where a batch needs hundreds.
+        with open("/proc/self/statm") as file:
+            used = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 40_000_000, resource.RLIM_INFINITY))
+"""
+
+
+def test_out_of_memory_is_one_line(avbench, tiny, with_features, tmp_path, monkeypatch):
+    monkeypatch.setenv("AVBENCH_HOME", str(tmp_path / "home"))
+    with_features(tiny(classes=3, classes_per_step=1, per_class=400), dim=512)
+    (tmp_path / "hungry.py").write_text(HUNGRY)
+    command = ["evaluate", "--method", "hungry.py:Hungry", "--benchmark", "tiny.toml"]
+    result = avbench(*command, "--set", "batch_size=240", expect=1)
+    assert "out of memory at step 1: reduce batch_size (now 240) with --set" in one_line(result)

@@ -111,19 +111,24 @@ def test_add_a_method(tmp_path, with_features, monkeypatch):
     page = "docs/add-a-method.md"
     (code,) = blocks(page, "python")
     (toml,) = blocks(page, "toml")
-    (tmp_path / "replay_method.py").write_text(code)
-    # What installing the package would leave.
-    entry_points = toml.replace('"avbench.methods"', "avbench.methods").replace('"', "")
-    entry_points = entry_points.replace("[project.entry-points.", "[")
-    (tmp_path / "replay_method-1.dist-info").mkdir()
-    (tmp_path / "replay_method-1.dist-info" / "METADATA").write_text("Name: replay\nVersion: 1\n")
-    (tmp_path / "replay_method-1.dist-info" / "entry_points.txt").write_text(entry_points)
+    one_file, package = blocks(page, "console")
+    (tmp_path / "replay.py").write_text(code)
     monkeypatch.setenv("AVBENCH_HOME", str(tmp_path / "home"))
     with_features(Benchmark.load("toy-ci"))
-    (console,) = blocks(page, "console")
-    listing, evaluation = (run(command, tmp_path) for command in console.splitlines())
-    assert "replay_method:Replay" in listing
-    assert float(re.search(r"^replay +([\d.]+)", evaluation, re.MULTILINE)[1]) > 30
+    checks, evaluation = (run(command, tmp_path) for command in one_file.splitlines())
+    assert checks.count(" ok\n") == 21
+    assert float(re.search(r"^Replay +([\d.]+)", evaluation, re.MULTILINE)[1]) > 30
+    assert "exemplars of Replay: at most 60 clips" in evaluation
+
+    # Not into this environment; the folder is on the path.
+    commands = package.replace("pip install", "python -m pip install --no-deps --target .")
+    commands = commands.replace("python ", f"{sys.executable} ")
+    written, tested, _, listing, checked = (run(c, tmp_path) for c in commands.splitlines())
+    assert "pip install -e my-replay" in written
+    assert "4 passed" in tested
+    assert "my_replay:MyReplay" in listing
+    assert checked.count(" ok\n") == 7
+    assert toml in (tmp_path / "my-replay" / "pyproject.toml").read_text()
 
 
 def test_the_readmes_tour(tmp_path, with_features, monkeypatch):
@@ -238,3 +243,29 @@ def test_sizes_in_the_readme():
         size = len(Benchmark.load(name).manifest) * clip / 1e9
         row = next(line for line in text.splitlines() if line.startswith(f"| `{name}`"))
         assert row.rstrip(" |").endswith(f"{size:.1f} GB")
+
+
+def test_every_setting_in_the_documentation_is_one():
+    """Each `key=value` of the pages that list settings, for a method that has it."""
+    from avbench import registry
+    from avbench.learning.method import resolve_settings
+    from avbench.types import AvbenchError
+
+    pages = ("README.md", "docs/decisions/paper-and-code.md", "docs/decisions/epoch-selection.md")
+    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in pages)
+    pairs = set(re.findall(r"`(?:--set )?([a-z_]+)=([\w.,]+)`", text))
+    assert ("kl_direction", "paper") in pairs
+    assert {"i_avss", "c_avss", "vad", "memory", "margin", "n_init"} <= {key for key, _ in pairs}
+
+    def accepts(name: str, key: str, value: str) -> bool:
+        try:
+            resolve_settings(
+                registry.load("methods", name), name, "b", "audio-visual", {key: value}
+            )
+        except AvbenchError:
+            return False
+        return True
+
+    methods = registry.registered("methods")
+    for key, value in pairs - {("key", "value")}:
+        assert any(accepts(name, key, value) for name in methods), (key, value)

@@ -112,7 +112,9 @@ def list_command(as_json: bool) -> None:
 
 
 @main.command()
-@click.option("--method", required=True, help="A method from `avbench list`.")
+@click.option(
+    "--method", required=True, help="A method from `avbench list`, or path/to/file.py:ClassName."
+)
 @click.option(
     "--benchmark",
     help="A name, the path of a TOML, or a variant of either such as ave-ci:seed=3."
@@ -150,6 +152,7 @@ def evaluate(
       avbench evaluate --method oracle --benchmark toy-ci --modality audio
       avbench evaluate --method avcil --benchmark toy-ci --set epochs=5 --out runs/short
       avbench evaluate --method avcil --benchmark toy-ci:seed=3,steps=6
+      avbench evaluate --method my_method.py:MyMethod --benchmark toy-ci --set memory=30
     """
     from avbench.manifests.benchmark import Benchmark
 
@@ -158,14 +161,14 @@ def evaluate(
         click.echo(f"No --benchmark given: using {benchmark}.", err=True)
     # Before torch is imported: a wrong name should be told at once.
     chosen = Benchmark.load(benchmark)
-    if method not in registry.registered("methods"):
-        raise registry.unknown("method", method, list(registry.registered("methods")))
+    _known_method(method)
     seed_list, given = _seeds(seeds), _settings(settings)
 
     from avbench.evaluation import evaluator
     from avbench.evaluation.result import run_name
 
-    name = run_name(method, modality or registry.load("methods", method).modalities[0])
+    default = registry.load("methods", method).modalities[0]
+    name = run_name(registry.short_name(method), modality or default)
     run = out or Path("runs") / chosen.name / name
     kept = [seed for seed in seed_list if (run / f"seed-{seed}").is_dir() and not force]
     with progress() as report:
@@ -193,6 +196,66 @@ def evaluate(
         return
     _print_results([result])
     click.echo(f"predictions, matrix and plots: {run}")
+
+
+@main.command("check-method")
+@click.argument("method")
+@click.option("--modality", type=click.Choice(MODALITIES), help="Only this one.  [default: all]")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting.")
+@json_option
+def check_method_command(
+    method: str, modality: Modality | None, settings: tuple[str, ...], as_json: bool
+) -> None:
+    """Check that a method keeps the protocol, on small benchmarks made on the spot.
+
+    METHOD is a name from `avbench list`, or path/to/file.py:ClassName. Exit code 1 if it does not.
+
+    \b
+    Examples:
+      avbench check-method avcil
+      avbench check-method my_method.py:MyMethod --modality audio
+    """
+    from dataclasses import asdict
+
+    _known_method(method)
+    given = _settings(settings)
+    from avbench.evaluation.protocol import check_method
+
+    with progress() as report:
+        checks = check_method(method, modality=modality, settings=given, report=report)
+    if as_json:
+        print_json([asdict(check) for check in checks])
+    else:
+        rows = [[c.name, c.modality, "FAIL" if c.failure else "ok"] for c in checks]
+        print_table(["check", "modality", "result"], rows)
+        for check in checks:
+            if check.failure:
+                click.echo(f"FAIL {check.name}, {check.modality}: {check.failure}")
+    if any(check.failure for check in checks):
+        sys.exit(1)
+
+
+@main.command("new-method")
+@click.argument("name")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path(),
+    help="Where the package's folder goes.  [default: here]",
+)
+def new_method_command(name: str, out: Path) -> None:
+    """Write a package to begin a method from: it works, is commented and has a test.
+
+    \b
+    Example:
+      avbench new-method my-method
+    """
+    from avbench.evaluation.skeleton import new_method
+
+    folder = new_method(name, out)
+    click.echo(f"{folder}: a method that works, to be changed into yours")
+    click.echo(f"next:  pip install -e {folder}")
+    click.echo(f"       avbench check-method {name}")
 
 
 @main.command()
@@ -298,6 +361,13 @@ def submit(run: Path, name: str, boards: Path) -> None:
     click.echo(f"{entry.name}: mean accuracy {entry.mean_accuracy:.2f} %, added to {boards}")
 
 
+def _known_method(method: str) -> None:
+    """Tell a wrong name before anything heavy is imported."""
+    names = list(registry.registered("methods"))
+    if method not in names and ":" not in method:
+        raise registry.unknown("method", method, names)
+
+
 def _seeds(text: str) -> list[int]:
     try:
         if ".." in text:
@@ -341,6 +411,10 @@ def _print_results(results: Sequence[Result]) -> None:
         ],
     )
     for result in results:
+        uses = [use for memory in result.memory.values() for use in memory]
+        if result.config["memory"]:
+            clips, size = (max(use[key] for use in uses) for key in ("clips", "bytes"))
+            click.echo(f"exemplars of {result.name}: at most {clips} clips, {size / 1e6:.1f} MB")
         if min(result.coverage.values()) < 1:
             shares = ", ".join(f"{s} {100 * c:.1f} %" for s, c in result.coverage.items())
             click.echo(f"PARTIAL: {result.name} ran on part of the clips: {shares}")

@@ -19,6 +19,7 @@ _CONFIG = {
     "access",
     "benchmark",
     "fingerprint",
+    "memory",
     "method",
     "modality",
     "preset",
@@ -38,6 +39,7 @@ class Result:
         test_clips_hash: SHA-256 of the ids of the test clips used.
         matrices: Counts of correct predictions, per seed.
         seconds: Wall time, per seed.
+        memory: What the exemplar memory held after each step, `clips` and `bytes`, per seed.
     """
 
     config: dict[str, Any]
@@ -45,6 +47,7 @@ class Result:
     test_clips_hash: str
     matrices: dict[int, AccuracyMatrix]
     seconds: dict[int, float]
+    memory: dict[int, list[dict[str, int]]]
 
     @property
     def seeds(self) -> list[int]:
@@ -72,6 +75,7 @@ class Result:
                 {
                     "seed": seed,
                     "seconds": round(self.seconds[seed], 3),
+                    "memory": self.memory[seed],
                     "accuracy_per_step": accuracy_per_step(matrix).tolist(),
                     "correct": matrix.correct.tolist(),
                     "total": matrix.total.tolist(),
@@ -108,6 +112,7 @@ class Result:
                     for run in record["runs"]
                 },
                 seconds={int(run["seed"]): float(run["seconds"]) for run in record["runs"]},
+                memory={int(run["seed"]): list(run["memory"]) for run in record["runs"]},
             )
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise AvbenchError(f"{path}: not a result of avbench ({error})") from error

@@ -98,6 +98,11 @@ def submit(run: Path, boards: Path, *, name: str) -> Entry:
     benchmark = Benchmark.load(config["benchmark"])
     if config["fingerprint"] != benchmark.manifest.fingerprint:
         raise AvbenchError(f"{run}: made with another version of the manifest: run it again")
+    if config["memory"] > benchmark.spec.memory:
+        raise AvbenchError(
+            f"{run}: made with {config['memory']} exemplars, but {benchmark.name} allows"
+            f" {benchmark.spec.memory}: run it again without --set memory"
+        )
     if {f"seed-{seed}" for seed in result.seeds} != {path.name for path in run.glob("seed-*")}:
         raise AvbenchError(f"{run}: holds other seeds than its result: run evaluate on all of them")
     tables, matrices = [], []

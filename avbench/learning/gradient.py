@@ -7,19 +7,22 @@ import hashlib
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from avbench.learning.classifiers import Classifier, LinearClassifier
 from avbench.learning.method import Setup
-from avbench.learning.network import AudioVisualNet
-from avbench.learning.stream import Batch, Clips, Task
+from avbench.learning.network import Activation, AudioVisualNet, Output
+from avbench.learning.stream import Batch, Clips, Rows, Task
 from avbench.types import AvbenchError, Modality
 
 # Only bounds memory; results do not depend on it.
@@ -35,21 +38,45 @@ class GradientSettings:
         batch_size: Clips of the current step per batch.
         learning_rate: Of Adam.
         weight_decay: Coupled L2 on every parameter.
+        milestones: The learning rate is a tenth from the end of these epochs, counted from 1.
+        selection: Which epoch is kept: the best on validation clips of all seen classes, the best
+            on those of the new classes, or the last.
+        activation: "paper" applies tanh before fusion (Eq. 5), the authors' code ReLU.
+        temporal_audio_guidance: False scores frames by sight alone (Eq. 3), unlike the code.
     """
 
     epochs: int = 200
     batch_size: int = 256
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
+    milestones: tuple[int, ...] = ()
+    selection: Literal["best_val", "best_val_new", "last"] = "best_val"
+    activation: Activation = "official"
+    temporal_audio_guidance: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError("learning_rate must be positive")
+        self.check(at_least_one=("epochs", "batch_size"), positive=("learning_rate",))
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError("weight_decay must not be negative")
+        # From TOML it is a list.
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+
+    def check(
+        self,
+        *,
+        at_least_one: Sequence[str] = (),
+        positive: Sequence[str] = (),
+        finite: Sequence[str] = (),
+    ) -> None:
+        """Raise ValueError if a setting of these names is not what it must be."""
+        for names, holds, must in (
+            (at_least_one, lambda value: value >= 1, "at least 1"),
+            (positive, lambda value: 0 < value < math.inf, "positive"),
+            (finite, math.isfinite, "finite"),
+        ):
+            for name in names:
+                if not holds(getattr(self, name)):
+                    raise ValueError(f"{name} must be {must}")
 
 
 class GradientMethod(ABC):
@@ -69,6 +96,7 @@ class GradientMethod(ABC):
     access: ClassVar[Literal["incremental", "joint"]] = "incremental"
     modalities: ClassVar[tuple[Modality, ...]] = ("audio-visual", "audio", "visual")
     uses_memory: ClassVar[bool] = False
+    classifier: ClassVar[Callable[[int, int], Classifier]] = LinearClassifier
 
     network: AudioVisualNet
     teacher: AudioVisualNet | None
@@ -88,6 +116,12 @@ class GradientMethod(ABC):
             task: The step they are from.
         """
 
+    def seed(self, step: int) -> None:
+        """Seed torch and `self.random`; each step anew, so that a run can be resumed at any."""
+        digest = hashlib.sha256(f"{self.setup.seed}/{step}".encode()).digest()
+        torch.manual_seed(int.from_bytes(digest[:8]))
+        self.random.seed(digest)
+
     def start(self, task: Task) -> None:
         """Make the step's network and teacher."""
         if task.step == 0:
@@ -101,13 +135,28 @@ class GradientMethod(ABC):
         for positions in shuffled(len(task.train), self.settings.batch_size):
             yield task.train.batch(positions)
 
+    def ready(self, task: Task) -> None:
+        """Do what prediction needs: called after every epoch and when the best one is back."""
+
     def finish(self, task: Task) -> None:
         """Do what is due at the end of a step, such as keeping exemplars."""
+
+    def validate(self, task: Task) -> float | None:
+        """Return the accuracy that decides which epoch is kept; None without validation clips."""
+        new = task.old_classes if self.settings.selection == "best_val_new" else 0
+        accuracy = task.val.accuracy(self.predict, from_class=new)
+        return None if math.isnan(accuracy) else accuracy
 
     def new_network(self, classes: int) -> AudioVisualNet:
         """Make a network with random weights."""
         network = AudioVisualNet(
-            self.setup.dim, classes, self.setup.modality, frames=self.setup.frames
+            self.setup.dim,
+            classes,
+            self.setup.modality,
+            frames=self.setup.frames,
+            classifier=type(self).classifier,
+            activation=self.settings.activation,
+            temporal_audio_guidance=self.settings.temporal_audio_guidance,
         )
         return network.to(self.setup.device)
 
@@ -117,51 +166,80 @@ class GradientMethod(ABC):
         Raises:
             AvbenchError: If the loss becomes NaN or infinite.
         """
-        # Every step has a stream of its own, so a run can be resumed at any step.
-        _seed(self.setup.seed, task.step, self.random)
+        self.seed(task.step)
         self.start(task)
         optimizer = torch.optim.Adam(
             self.network.parameters(),
             lr=self.settings.learning_rate,
             weight_decay=self.settings.weight_decay,
         )
+        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, self.settings.milestones)
         best_accuracy, best = 0.0, None
         for epoch in range(self.settings.epochs):
             loss = self._train_epoch(task, optimizer)
+            schedule.step()
             if not math.isfinite(loss):
                 raise AvbenchError(
                     f"the loss is {loss} at step {task.step + 1}, epoch {epoch + 1}:"
                     " try a smaller learning_rate"
                 )
-            accuracy = task.val.accuracy(self.predict) if len(task.val) else None
+            self.ready(task)
+            accuracy = self.validate(task)
             self.setup.log(
                 {"step": task.step, "epoch": epoch, "loss": loss, "val_accuracy": accuracy}
             )
-            if accuracy is not None and accuracy > best_accuracy:
-                best_accuracy, best = accuracy, copy.deepcopy(self.network.state_dict())
+            if self.settings.selection != "last" and (accuracy or 0.0) > best_accuracy:
+                best_accuracy, best = accuracy or 0.0, copy.deepcopy(self.network.state_dict())
         if best is not None:
             self.network.load_state_dict(best)
+            self.ready(task)
         self.finish(task)
 
     def predict(self, clips: Clips) -> npt.NDArray[np.int64]:
         """Return the class of highest score for every clip, (clips,)."""
         return self.scores(clips).argmax(dim=1).cpu().numpy()
 
-    @torch.no_grad()
     def scores(self, clips: Clips) -> Tensor:
         """Return the network's scores, (clips, C)."""
+        return self.infer(clips, lambda out: out.logits)
+
+    def features(self, clips: Clips, positions: Rows | None = None) -> Tensor:
+        """Return what the classifier sees, L2-normalised: (n, d).
+
+        Args:
+            clips: The clips.
+            positions: Which of them, (n,); None for all.
+        """
+        return self.infer(clips, lambda out: F.normalize(out.feature), positions)
+
+    @torch.no_grad()
+    def infer(
+        self, clips: Clips, read: Callable[[Output], Tensor], positions: Rows | None = None
+    ) -> Tensor:
+        """Run the network in evaluation mode.
+
+        Args:
+            clips: The clips.
+            read: What is wanted of the output, one row a clip.
+            positions: Which of them; None for all.
+        """
         self.network.eval()
-        parts = [
-            self.network(*clips.features(positions)).logits
-            for positions in np.split(
-                np.arange(len(clips)), range(_INFERENCE_BATCH, len(clips), _INFERENCE_BATCH)
-            )
-        ]
-        return torch.cat(parts)
+        positions = np.arange(len(clips)) if positions is None else positions
+        starts = range(_INFERENCE_BATCH, len(positions), _INFERENCE_BATCH)
+        parts = np.split(positions, starts)
+        return torch.cat([read(self.network(*clips.features(part))) for part in parts])
 
     def state(self) -> dict[str, Tensor]:
         """Return the network's weights."""
         return self.network.state_dict()
+
+    def restore(self, state: dict[str, Tensor], classes_per_step: tuple[int, ...]) -> None:
+        """Make the network that a checkpoint holds."""
+        first, *later = accumulate(classes_per_step)
+        self.network = self.new_network(first)
+        for seen in later:
+            self.network.grow(seen)
+        self.network.load_state_dict(state)
 
     def _train_epoch(self, task: Task, optimizer: torch.optim.Optimizer) -> float:
         losses = []
@@ -181,11 +259,7 @@ def shuffled(count: int, batch_size: int) -> list[npt.NDArray[np.int64]]:
     The batch is never larger than the set, so a small set still makes one.
     """
     size = max(1, min(batch_size, count))
-    order = torch.randperm(count).numpy()
+    # As torch's loaders draw it, so that the order can be compared with the authors'.
+    seed = int(torch.empty((), dtype=torch.int64).random_())
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()
     return [order[start : start + size] for start in range(0, count - size + 1, size)]
-
-
-def _seed(seed: int, step: int, python: random.Random) -> None:
-    digest = hashlib.sha256(f"{seed}/{step}".encode()).digest()
-    torch.manual_seed(int.from_bytes(digest[:8]))
-    python.seed(digest)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Variant = Literal["official", "paper"]
 
 
 def separated_softmax(logits: Tensor, labels: Tensor, *, current: int, old_classes: int) -> Tensor:
@@ -32,7 +35,12 @@ def separated_softmax(logits: Tensor, labels: Tensor, *, current: int, old_class
 
 
 def task_distillation(
-    logits: Tensor, teacher: Tensor, classes_per_step: Sequence[int], *, temperature: float = 2.0
+    logits: Tensor,
+    teacher: Tensor,
+    classes_per_step: Sequence[int],
+    *,
+    temperature: float = 2.0,
+    direction: Variant = "official",
 ) -> Tensor:
     """Task-wise knowledge distillation, TKD (paper, Eq. 13, in the form of the authors' code).
 
@@ -44,15 +52,73 @@ def task_distillation(
         teacher: Teacher's scores of the old classes, (N, C_old).
         classes_per_step: Number of classes of every old step; adds up to C_old.
         temperature: T.
+        direction: "paper" takes KL(student || teacher), as Eq. 13 reads.
     """
     student_tasks = torch.split(logits[:, : teacher.shape[1]], list(classes_per_step), dim=1)
     teacher_tasks = torch.split(teacher, list(classes_per_step), dim=1)
     total = logits.new_zeros(())
     for new, old in zip(student_tasks, teacher_tasks, strict=True):
-        total = total + F.kl_div(
+        total = total + divergence(
             F.log_softmax(new / temperature, dim=1),
             F.log_softmax(old / temperature, dim=1),
-            reduction="batchmean",
-            log_target=True,
+            direction,
         )
-    return temperature**2 * total
+    return temperature**2 * total / len(logits)
+
+
+def attention_distillation(
+    new: Tensor,
+    old: Tensor,
+    direction: Variant = "official",
+    *,
+    reduction: Variant = "official",
+) -> Tensor:
+    """Visual attention distillation, VAD (paper, Eq. 9 and 10): divergence of attention maps.
+
+    Args:
+        new: The student's maps, (exemplars, L, S, d) over cells S or (exemplars, L, d) over frames.
+        old: The teacher's.
+        direction: "official" for KL(old || new), "paper" for KL(new || old).
+
+        reduction: "paper" for the mean over frames and channels, "official" for their sum.
+
+    Returns:
+        The mean over exemplars.
+    """
+    count = max(len(new), 1)
+    if reduction == "paper":
+        count *= new.shape[1:].numel() // new.shape[-2]
+    return divergence(new.log(), old.log(), direction) / count
+
+
+def nca(scores: Tensor, labels: Tensor, scale: Tensor, margin: float = 0.0) -> Tensor:
+    """NCA loss (PODNet and AFC), in the form of the AV-CIL authors' code.
+
+    Args:
+        scores: (B, C).
+        labels: (B,).
+        scale: A number, learnt.
+        margin: Subtracted from the score of the true class.
+
+    Returns:
+        The mean over rows of -y + log(1 + sum of exp over the other classes), where y are scaled
+        scores less their maximum.
+    """
+    true = F.one_hot(labels, scores.shape[1]).bool()
+    y = scale * (scores - margin * true)
+    y = y - y.max(dim=1, keepdim=True).values
+    others = y.exp().masked_fill(true, 0).sum(dim=1)
+    return (others.log1p() - y[true]).mean()
+
+
+def divergence(student: Tensor, teacher: Tensor, direction: Variant) -> Tensor:
+    """Kullback-Leibler divergence of distributions, summed over all of them.
+
+    Args:
+        student: Log-probabilities, of any shape.
+        teacher: Log-probabilities, likewise.
+        direction: "official" for KL(teacher || student), "paper" for KL(student || teacher).
+    """
+    if direction == "paper":
+        student, teacher = teacher, student
+    return F.kl_div(student, teacher, reduction="sum", log_target=True)

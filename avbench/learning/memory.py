@@ -32,7 +32,7 @@ class ExemplarMemory:
         Returns:
             The number of places of each class, old or new.
         """
-        places = self.capacity // seen_classes
+        places = self.places(seen_classes)
         for kept in self._kept.values():
             del kept[places:]
         return places
@@ -49,9 +49,18 @@ class ExemplarMemory:
             raise ValueError(f"class {index}: {len(clips)} more clips exceed {self.capacity}")
         self._kept[index] = list(clips)
 
+    def places(self, seen_classes: int) -> int:
+        """Return how many places each class has once so many have been seen."""
+        return self.capacity // seen_classes
+
     def holds(self, index: int) -> bool:
         """Return whether clips of a class were kept."""
         return index in self._kept
+
+    @property
+    def by_class(self) -> dict[int, list[int]]:
+        """The clips kept of every class; one chosen twice is there twice, and fills two places."""
+        return {index: list(self._kept[index]) for index in sorted(self._kept)}
 
     @property
     def clips(self) -> list[int]:

@@ -6,7 +6,8 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Literal, Protocol, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +19,6 @@ from avbench.registry import unknown
 from avbench.types import AvbenchError, Modality, UsageError
 
 Log = Callable[[dict[str, Any]], None]
-
-_SETTABLE = (bool, int, float, str)
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,8 @@ class Method(Protocol):
     run, then calls `learn` and `predict` once a step.
 
     Attributes:
-        Settings: Frozen dataclass of settings, every field with a default.
+        Settings: Frozen dataclass of settings, every field with a default. A field `memory: int |
+            None` lets users choose the capacity of the exemplar memory.
         recipes: TOML with settings per benchmark, or None.
         access: "incremental", or "joint" for a bound that sees the data of all seen classes.
         modalities: What it can look at, its default first.
@@ -75,6 +75,15 @@ class Method(Protocol):
 
     def state(self) -> dict[str, Tensor]:
         """Return what has been learned, for a checkpoint."""
+        ...
+
+    def restore(self, state: dict[str, Tensor], classes_per_step: tuple[int, ...]) -> None:
+        """Take up the state of an earlier run, so that the next step can be learned.
+
+        Args:
+            state: What `state` returned at the end of a step.
+            classes_per_step: Number of classes of every step up to that one.
+        """
         ...
 
 
@@ -108,13 +117,7 @@ def resolve_settings(
     for key, text in given.items():
         if key not in types:
             raise unknown("setting", key, list(types))
-        if types[key] not in _SETTABLE:
-            raise UsageError(f"--set {key}: a {types[key]} can only be set in a recipe")
-        try:
-            values[key] = _parse(text, types[key])
-        except ValueError as error:
-            kind = types[key].__name__
-            raise UsageError(f"--set {key}={text}: {key} takes a value of type {kind}") from error
+        values[key] = _parse(key, text, types[key])
     try:
         return method.Settings(**values)
     except (TypeError, ValueError) as error:
@@ -132,9 +135,26 @@ def _recipe(path: Path, name: str, benchmark: str, modality: Modality) -> dict[s
         raise AvbenchError(f"{path}: [{benchmark}.{name}] lacks a value for {modality}") from error
 
 
-def _parse(text: str, kind: type) -> Any:
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise ValueError(text)
-        return text.lower() == "true"
-    return kind(text)
+def _parse(key: str, text: str, kind: Any) -> Any:
+    """Read a setting from text: a bool, a number, a text, one of some words, whole numbers."""
+    if isinstance(kind, UnionType):  # int | None: None is only the default
+        (kind,) = set(get_args(kind)) - {NoneType}
+    if get_origin(kind) is Literal:
+        if text not in get_args(kind):
+            raise unknown(f"{key} in --set:", text, list(get_args(kind)))
+        return text
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        if kind == tuple[int, ...]:
+            return tuple(int(part) for part in text.split(","))
+        if kind in (int, float, str):
+            return kind(text)
+    except (KeyError, ValueError) as error:
+        word = (
+            "whole numbers such as 50,100"
+            if kind == tuple[int, ...]
+            else (f"a value of type {kind.__name__}")
+        )
+        raise UsageError(f"--set {key}={text}: {key} takes {word}") from error
+    raise UsageError(f"--set {key}: a {kind} can only be set in a recipe")

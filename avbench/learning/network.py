@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from avbench.learning.classifiers import Classifier, LinearClassifier
 from avbench.types import Modality
+
+Activation = Literal["official", "paper"]
 
 
 class Output(NamedTuple):
@@ -19,6 +23,9 @@ class Output(NamedTuple):
         feature: What the classifier sees, (B, d), not normalised.
         audio: Audio feature before fusion, L2-normalised, (B, d); None without sound.
         visual: Visual feature before fusion, L2-normalised, (B, d); None without sight.
+        stages: Features on the way to the scores, none normalised, each (B, d): the attended
+            visual feature, then the audio and the visual one before fusion; of one modality, what
+            the classifier sees.
         spatial: Attention over the cells of a frame, per channel, (B, L, S, d), Eq. 2;
             audio-visual only.
         temporal: Attention over frames, per channel, (B, L, d), Eq. 3; audio-visual only.
@@ -28,12 +35,34 @@ class Output(NamedTuple):
     feature: Tensor
     audio: Tensor | None = None
     visual: Tensor | None = None
+    stages: tuple[Tensor, ...] = ()
+    spatial: Tensor | None = None
+    temporal: Tensor | None = None
+
+    @property
+    def maps(self) -> tuple[Tensor, Tensor]:
+        """Spatial and temporal attention, of an audio-visual network."""
+        assert self.spatial is not None
+        assert self.temporal is not None
+        return self.spatial, self.temporal
+
+
+class Pooled(NamedTuple):
+    """The visual tokens of B clips as one vector each.
+
+    Attributes:
+        visual: (B, d); None for an audio network.
+        spatial: As in `Output`.
+        temporal: As in `Output`.
+    """
+
+    visual: Tensor | None
     spatial: Tensor | None = None
     temporal: Tensor | None = None
 
 
 class AudioVisualNet(nn.Module):
-    """Audio-guided visual attention, fusion and a linear classifier (paper, Eq. 2 to 5).
+    """Audio-guided visual attention, fusion and a classifier (paper, Eq. 2 to 5).
 
     As in the authors' code, all projections have biases, attention uses tanh and fusion ReLU, and
     the temporal scores are guided by audio too. A network of one modality is that modality's
@@ -44,14 +73,27 @@ class AudioVisualNet(nn.Module):
         classes: Number C of classes to begin with.
         modality: What the network may look at.
         frames: Number L of frames; visual tokens come frame by frame.
+        classifier: Makes the classifier from d and C.
+        activation: "paper" applies tanh before fusion too, as Eq. 5 reads.
+        temporal_audio_guidance: False scores frames by sight alone, as Eq. 3 reads.
     """
 
     def __init__(
-        self, dim: int, classes: int, modality: Modality = "audio-visual", *, frames: int = 8
+        self,
+        dim: int,
+        classes: int,
+        modality: Modality = "audio-visual",
+        *,
+        frames: int = 8,
+        classifier: Callable[[int, int], Classifier] = LinearClassifier,
+        activation: Activation = "official",
+        temporal_audio_guidance: bool = True,
     ) -> None:
         super().__init__()
         self.modality = modality
         self.frames = frames
+        self.activate = torch.tanh if activation == "paper" else torch.relu
+        self.temporal_audio_guidance = temporal_audio_guidance
         if modality != "visual":
             self.audio_proj = nn.Linear(dim, dim)
         if modality != "audio":
@@ -59,7 +101,7 @@ class AudioVisualNet(nn.Module):
         if modality == "audio-visual":
             self.attn_audio_proj = nn.Linear(dim, dim)
             self.attn_visual_proj = nn.Linear(dim, dim)
-        self.classifier = nn.Linear(dim, classes)
+        self.classifier = classifier(dim, classes)
 
     def forward(self, audio: Tensor | None, visual: Tensor | None) -> Output:
         """Classify a batch.
@@ -68,50 +110,57 @@ class AudioVisualNet(nn.Module):
             audio: (B, d); not read by a visual network.
             visual: Tokens, frame by frame, (B, L * S, d); not read by an audio network.
         """
+        pooled = self.pool(audio, visual)
+        out = self.classify(audio, pooled.visual)
+        return out._replace(spatial=pooled.spatial, temporal=pooled.temporal)
+
+    def pool(self, audio: Tensor | None, visual: Tensor | None) -> Pooled:
+        """Pool visual tokens: their mean, or audio-guided attention, per channel (Eq. 2 to 4)."""
         if self.modality == "audio":
-            feature = F.relu(self.audio_proj(audio))
-            return Output(self.classifier(feature), feature, audio=F.normalize(feature))
+            return Pooled(None)
         assert visual is not None
         if self.modality == "visual":
-            feature = F.relu(self.visual_proj(visual.mean(dim=1)))
-            return Output(self.classifier(feature), feature, visual=F.normalize(feature))
+            return Pooled(visual.mean(dim=1))
+        cells = visual.shape[1] // self.frames
+        tokens = visual.reshape(len(visual), self.frames, cells, visual.shape[2])
+        query = torch.tanh(self.attn_audio_proj(audio))[:, None]  # (B, 1, d)
+        keys = torch.tanh(self.attn_visual_proj(tokens))
+        spatial = torch.softmax(query[:, None] * keys, dim=2)
+        scores = (spatial * keys).sum(dim=2)
+        if self.temporal_audio_guidance:
+            scores = query * scores
+        temporal = torch.softmax(scores, dim=1)
+        return Pooled((temporal * (spatial * tokens).sum(dim=2)).sum(dim=1), spatial, temporal)
 
-        pooled, spatial, temporal = self.attend(audio, visual)
-        f_audio = F.relu(self.audio_proj(audio))
-        f_visual = F.relu(self.visual_proj(pooled))
+    def classify(self, audio: Tensor | None, pooled: Tensor | None) -> Output:
+        """Project, fuse and classify (Eq. 5).
+
+        Args:
+            audio: (B, d); not read by a visual network.
+            pooled: What `pool` made of the visual tokens, (B, d); not read by an audio network.
+        """
+        if self.modality == "audio":
+            feature = self.activate(self.audio_proj(audio))
+            return Output(self.classifier(feature), feature, F.normalize(feature), None, (feature,))
+        f_visual = self.activate(self.visual_proj(pooled))
+        if self.modality == "visual":
+            normal = F.normalize(f_visual)
+            return Output(self.classifier(f_visual), f_visual, None, normal, (f_visual,))
+        assert pooled is not None
+        f_audio = self.activate(self.audio_proj(audio))
         fused = f_audio + f_visual
         return Output(
             logits=self.classifier(fused),
             feature=fused,
             audio=F.normalize(f_audio),
             visual=F.normalize(f_visual),
-            spatial=spatial,
-            temporal=temporal,
+            stages=(pooled, f_audio, f_visual),
         )
 
-    def attend(self, audio: Tensor | None, visual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pool visual tokens by audio-guided attention, separately in every channel (Eq. 2 to 4).
-
-        Returns:
-            Pooled tokens (B, d), spatial attention (B, L, S, d), temporal attention (B, L, d).
-        """
-        tokens = visual.reshape(len(visual), self.frames, -1, visual.shape[-1])
-        query = torch.tanh(self.attn_audio_proj(audio))[:, None]  # (B, 1, d)
-        keys = torch.tanh(self.attn_visual_proj(tokens))  # (B, L, S, d)
-        spatial = torch.softmax(query[:, None] * keys, dim=2)
-        temporal = torch.softmax(query * (spatial * keys).sum(dim=2), dim=1)
-        pooled = (temporal * (spatial * tokens).sum(dim=2)).sum(dim=1)
-        return pooled, spatial, temporal
-
-    @torch.no_grad()
     def grow(self, classes: int) -> None:
         """Widen the classifier to more classes; what it knows of the old ones stays.
 
         Args:
             classes: Number of classes from now on.
         """
-        old = self.classifier
-        new = nn.Linear(old.in_features, classes).to(old.weight)
-        new.weight[: old.out_features] = old.weight
-        new.bias[: old.out_features] = old.bias
-        self.classifier = new
+        self.classifier = self.classifier.grown(classes)

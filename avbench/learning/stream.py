@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -158,8 +158,12 @@ class Validation:
     def __len__(self) -> int:
         return len(self._clips)
 
-    def accuracy(self, predict: Callable[[Clips], Rows]) -> float:
+    def accuracy(self, predict: Callable[[Clips], Rows], *, from_class: int = 0) -> float:
         """Return the share of clips that `predict` gets right; NaN without clips.
+
+        Args:
+            predict: Gives a class for every clip.
+            from_class: Only clips of this class and later ones count.
 
         Raises:
             ProtocolError: If `predict` does not return one class a clip, or the step is over.
@@ -169,7 +173,10 @@ class Validation:
         predicted = np.asarray(predict(self._clips))
         if predicted.shape != self._labels.shape:
             raise ProtocolError(f"predict must return {len(self)} classes, not {predicted.shape}")
-        return float((predicted == self._labels).mean())
+        counted = self._labels >= from_class
+        if not counted.any():
+            return float("nan")
+        return float((predicted == self._labels)[counted].mean())
 
     def close(self) -> None:
         """End access: the step is over."""
@@ -206,6 +213,11 @@ class Task:
         """Number of classes of earlier steps."""
         return sum(self.classes_per_step[:-1])
 
+    @property
+    def places(self) -> int:
+        """How many exemplars of each class the memory may hold at the end of this step."""
+        return 0 if self._memory is None else self._memory.places(self.seen_classes)
+
     def remember(self, select: Select) -> None:
         """Keep exemplars of this step's classes for the steps to come.
 
@@ -230,6 +242,19 @@ class Task:
                     f"at most {places} of its own clips may be kept of class {index}"
                 )
             self._memory.keep(index, self.train._rows[chosen].tolist())
+
+
+class MemoryUse(NamedTuple):
+    """How much the exemplar memory holds.
+
+    Attributes:
+        clips: Places filled; a clip chosen twice fills two.
+        bytes: Features of its clips that the method may see, in half precision; a clip chosen
+            twice counts once.
+    """
+
+    clips: int
+    bytes: int
 
 
 class TaskStream:
@@ -267,8 +292,16 @@ class TaskStream:
 
     def __iter__(self) -> Iterator[Task]:
         """Yield the steps in order; the train clips of a step are closed when the next begins."""
-        for step in range(len(self._manifest.classes_per_step)):
-            kept = self._memory.clips if self._memory else []
+        return self.since(0)
+
+    def since(self, first: int) -> Iterator[Task]:
+        """Yield the steps from one on.
+
+        Args:
+            first: From 0.
+        """
+        for step in range(first, len(self._manifest.classes_per_step)):
+            kept = [] if self._memory is None else self._memory.clips
             task = Task(
                 step=step,
                 classes_per_step=self._manifest.classes_per_step[: step + 1],
@@ -283,6 +316,32 @@ class TaskStream:
             task.train.close()
             task.val.close()
             task.exemplars.close()
+
+    def memory_use(self) -> MemoryUse:
+        """Return how much the memory holds now."""
+        if self._memory is None:
+            return MemoryUse(0, 0)
+        numbers = (self._modality != "visual") + (
+            (self._modality != "audio") * self._store.frames * self._store.cells
+        )
+        clip = numbers * self._store.dim * np.dtype(np.float16).itemsize
+        return MemoryUse(len(self._memory), len(set(self._memory.clips)) * clip)
+
+    def exemplars(self) -> dict[int, list[str]]:
+        """Return the ids of the clips in the memory, by class."""
+        kept = {} if self._memory is None else self._memory.by_class
+        return {c: [self._store.clip_ids[row] for row in rows] for c, rows in kept.items()}
+
+    def resume(self, exemplars: Mapping[int, Sequence[str]]) -> None:
+        """Fill an empty memory with what it held at the end of an earlier step.
+
+        Args:
+            exemplars: Ids of clips, by class.
+        """
+        if self._memory is None:
+            return
+        for index, clip_ids in exemplars.items():
+            self._memory.keep(index, self._store.rows_of(clip_ids).tolist())
 
     def test(self, step: int) -> tuple[Clips, Rows]:
         """Return the test clips of all classes seen up to a step.

@@ -90,6 +90,7 @@ def test_an_embellished_result_is_refused(run, boards):
         ("method", "none", "unknown method"),
         ("fingerprint", "0", "another version"),
         ("benchmark", "toy", "no leaderboard for toy"),
+        ("memory", 61, "made with 61 exemplars, but toy-ci allows 60"),
     ],
 )
 def test_a_run_of_something_else_is_refused(run, boards, key, value, message):

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from itertools import cycle
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 
-from avbench.learning.gradient import GradientMethod, GradientSettings, shuffled
+from avbench.learning.gradient import GradientSettings, shuffled
 from avbench.learning.memory import ExemplarMemory
 from avbench.learning.method import Setup, resolve_settings
+from avbench.learning.network import AudioVisualNet
 from avbench.learning.stream import TaskStream
 from avbench.types import AvbenchError, UsageError
+from reference_methods.afc import AFCNME
 from reference_methods.avcil import AVCIL, AVCILSettings
 from reference_methods.finetune import FineTuning
 from reference_methods.oracle import Oracle
 
 CPU = torch.device("cpu")
+GOLDEN = Path(os.environ.get("AVBENCH_GOLDEN", Path(__file__).parents[1] / "golden"))
+MISC = json.loads((GOLDEN / "misc.json").read_text())
 
 
 class Scripted(FineTuning):
@@ -34,8 +43,8 @@ class Scripted(FineTuning):
         real = task.val.accuracy
         epochs = iter(self.script)
 
-        def accuracy(predict):
-            real(predict)
+        def accuracy(predict, *, from_class):
+            real(predict, from_class=from_class)
             self.after.append({k: v.clone() for k, v in self.network.state_dict().items()})
             return next(epochs)
 
@@ -186,46 +195,6 @@ def test_validation_and_prediction_run_in_evaluation_mode(tasks):
     assert modes == [True, False, True, False]
 
 
-# Spec of the authors' runs: epochs per modality, memory is the benchmark's, lambda_I per benchmark.
-EPOCHS = {
-    (FineTuning, "finetune", "ave-ci"): (300, 200, 150),
-    (FineTuning, "finetune", "ks-ci"): (300, 150, 150),
-    (FineTuning, "finetune", "vs100-ci"): (300, 200, 200),
-    (Oracle, "oracle", "ave-ci"): (300, 200, 150),
-    (Oracle, "oracle", "ks-ci"): (200, 100, 100),
-    (Oracle, "oracle", "vs100-ci"): (300, 200, 200),
-}
-
-
-@pytest.mark.parametrize(("method", "name", "benchmark"), EPOCHS)
-def test_recipes_are_the_authors(method, name, benchmark):
-    found = [
-        resolve_settings(method, name, benchmark, modality, {})
-        for modality in ("audio", "visual", "audio-visual")
-    ]
-    assert tuple(settings.epochs for settings in found) == EPOCHS[method, name, benchmark]
-    authors = GradientSettings(batch_size=256, learning_rate=1e-3, weight_decay=1e-4)
-    assert all(replace(settings, epochs=200) == authors for settings in found)
-
-
-@pytest.mark.parametrize(
-    ("benchmark", "weight"), [("ave-ci", 0.5), ("ks-ci", 0.1), ("vs100-ci", 0.1)]
-)
-def test_the_recipe_of_avcil_is_the_authors(benchmark, weight):
-    found = resolve_settings(AVCIL, "avcil", benchmark, "audio-visual", {})
-    assert found == AVCILSettings(
-        epochs=200,
-        batch_size=256,
-        exemplar_batch_size=128,
-        learning_rate=1e-3,
-        weight_decay=1e-4,
-        temperature=0.05,
-        lambda_instance=weight,
-        lambda_class=1.0,
-        lambda_vad=0.5,
-    )
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -246,16 +215,127 @@ def test_bad_recipes_are_one_line(tmp_path, text, message):
         resolve_settings(Mine, "finetune", "b", "visual", {})
 
 
-def test_settings_of_a_kind_that_text_cannot_give(tmp_path):
-    from dataclasses import dataclass
+@dataclass(frozen=True)
+class OddSettings(GradientSettings):
+    table: dict[str, int] = field(default_factory=dict)
+    form: Literal["plain", "fancy"] = "plain"
+    limit: int | None = None
 
-    @dataclass(frozen=True)
-    class Settings(GradientSettings):
-        milestones: tuple[int, ...] = ()
 
-    class Mine(GradientMethod):
-        pass
+class Odd(FineTuning):
+    Settings = OddSettings
+    recipes = None
 
-    Mine.Settings = Settings
-    with pytest.raises(UsageError, match="can only be set in a recipe"):
-        resolve_settings(Mine, "mine", "b", "visual", {"milestones": "3,4"})
+
+def test_settings_of_every_kind_from_text():
+    given = {
+        "epochs": "3",
+        "learning_rate": "0.5",
+        "milestones": "3,4",
+        "temporal_audio_guidance": "False",
+        "form": "fancy",
+        "limit": "7",
+    }
+    found = resolve_settings(Odd, "odd", "b", "visual", given)
+    assert found == OddSettings(
+        epochs=3,
+        learning_rate=0.5,
+        milestones=(3, 4),
+        temporal_audio_guidance=False,
+        form="fancy",
+        limit=7,
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("table", "3,4", "can only be set in a recipe"),
+        ("form", "fanci", "did you mean fancy"),
+        ("limit", "many", "limit takes a value of type int"),
+        ("milestones", "3;4", "milestones takes whole numbers such as 50,100"),
+        ("temporal_audio_guidance", "yes", "takes a value of type bool"),
+        ("milestone", "3", "did you mean milestones"),
+    ],
+)
+def test_bad_settings_are_one_line(key, text, message):
+    with pytest.raises(UsageError, match=message):
+        resolve_settings(Odd, "odd", "b", "visual", {key: text})
+
+
+def test_milestones_divide_the_learning_rate_by_ten(tasks):
+    (key,) = (key for key in MISC if key.startswith("lr_per_epoch_milestones_"))
+    milestones = tuple(int(m) for m in re.findall(r"\d+", key))
+    record = MISC[key]
+    rates = []
+
+    class Watched(FineTuning):
+        def _train_epoch(self, task, optimizer):
+            rates.append(optimizer.param_groups[0]["lr"])
+            return super()._train_epoch(task, optimizer)
+
+    settings = GradientSettings(
+        epochs=len(record), batch_size=8, learning_rate=record[0], milestones=milestones
+    )
+    Watched(settings, setup()).learn(next(tasks()))
+    assert rates == pytest.approx(record)
+
+
+def test_the_order_of_batches_is_the_authors():
+    """Given the same seed, the model they made first, and what their loaders draw beside."""
+
+    def iterate_over_a_loader():
+        torch.empty((), dtype=torch.int64).random_()
+
+    classes, dim = (int(n) for n in re.findall(r"\d+", MISC["note"])[:2])
+    torch.manual_seed(MISC["seed"])
+    AudioVisualNet(dim, classes, "audio")
+    for expected in MISC["train_batches_epoch01"]:
+        iterate_over_a_loader()
+        found = shuffled(MISC["n_train"], MISC["batch_size"])
+        assert [batch.tolist() for batch in found] == expected
+        iterate_over_a_loader()
+    for expected in MISC["paired_batches_epoch23"]:
+        iterate_over_a_loader()
+        iterate_over_a_loader()
+        new = shuffled(MISC["n_train"], MISC["batch_size"])
+        old = shuffled(MISC["n_exemplar"], MISC["exemplar_batch"])
+        paired = [[a.tolist(), b.tolist()] for a, b in zip(new, cycle(old), strict=False)]
+        assert paired == expected
+        iterate_over_a_loader()
+
+
+def test_the_epoch_kept_may_be_chosen_on_new_classes_or_be_the_last(tasks):
+    stream = tasks()
+    method = Scripted(GradientSettings(epochs=4, batch_size=8, selection="last"), setup())
+    method.learn(next(stream))
+    assert equal(method.state(), method.after[-1])
+    counted = []
+
+    class Watched(FineTuning):
+        def predict(self, clips):
+            # Right about old classes only, of which there are four clips each.
+            counted.append(len(clips))
+            return np.array([c if c < 2 else 0 for c in labels])
+
+    task = next(stream)
+    labels = task.val._labels
+    method = Watched(GradientSettings(epochs=1, batch_size=8, selection="best_val_new"), setup())
+    assert method.validate(task) == 0.0
+    method = Watched(GradientSettings(epochs=1, batch_size=8), setup())
+    assert method.validate(task) == 0.5
+    assert counted == [16, 16]
+
+
+def test_a_checkpoint_is_taken_up(tasks):
+    for method_class in (FineTuning, Oracle, AFCNME):
+        stream = tasks()
+        settings = method_class.Settings(epochs=1, batch_size=8)
+        method = method_class(settings, setup())
+        method.learn(next(stream))
+        method.learn(next(stream))
+        other = method_class(settings, setup(1))
+        other.restore({k: v.clone() for k, v in method.state().items()}, (2, 2))
+        assert equal(other.state(), method.state())
+        clips = stream.gi_frame.f_locals["self"].test(1)[0]
+        assert (other.predict(clips) == method.predict(clips)).all()

@@ -7,9 +7,13 @@ import os
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from avbench.learning.gradient import shuffled
 from avbench.learning.memory import ExemplarMemory, at_random
+from avbench.manifests.benchmark import Benchmark
+from avbench.types import SPLITS
 
 GOLDEN = Path(os.environ.get("AVBENCH_GOLDEN", Path(__file__).parents[1] / "golden"))
 RECORDS = json.loads((GOLDEN / "memory.json").read_text())
@@ -35,17 +39,36 @@ def test_random_memory_matches_the_authors(script):
         assert len(memory) == step["total"]
 
 
-@pytest.mark.parametrize("dataset", ["AVE", "kinetics-sounds", "VGGSound_100"])
-def test_places_per_class_on_the_official_benchmarks(dataset):
+@pytest.mark.parametrize("dataset", RECORDS["official_splits"])
+def test_bookkeeping_on_the_official_benchmarks(dataset):
     record = RECORDS["official_splits"][dataset]
+    names = {"AVE": "ave-ci", "kinetics-sounds": "ks-ci", "VGGSound_100": "vs100-ci"}
+    benchmark = Benchmark.load(names[dataset])
+    manifest = benchmark.manifest
+    counts = {split: np.bincount(manifest.step_of_row[manifest.rows(split)]) for split in SPLITS}
     per_step = record["class_num_per_step"]
+    assert set(manifest.classes_per_step) == {per_step}
+    assert benchmark.spec.memory == record["memory_size"]
     memory = ExemplarMemory(record["memory_size"])
-    for step in record["steps"][1:]:
-        places = memory.make_room(step["step"] * per_step)
-        assert places == step["m_per_class"]
-        first = (step["step"] - 1) * per_step
-        for index in range(first, first + per_step):
-            memory.keep(index, range(index * 1000, index * 1000 + places))
+    for number, step in enumerate(record["steps"]):
+        if number:
+            places = memory.make_room(number * per_step)
+            assert places == step["m_per_class"]
+            for index in range((number - 1) * per_step, number * per_step):
+                rows = manifest.rows("train")
+                clips = rows[manifest.class_indices[rows] == index].tolist()
+                memory.keep(index, at_random(random.Random(0))(clips, places))
+        assert len(memory) == step["exemplars"]
+        assert counts["train"][number] == step["train_new"]
+        assert counts["train"][: number + 1].sum() == step["train_seen_all"]
+        assert counts["val"][: number + 1].sum() == step["val_seen"]
+        assert counts["test"][: number + 1].sum() == step["test_seen"]
+        for count, size, key in (
+            (step["train_new"], 256, "batches_finetune_bs256_drop_last"),
+            (step["train_new"] + len(memory), 256, "batches_merged_bs256_drop_last"),
+            (len(memory), 128, "exemplar_batches_bs128_drop_last"),
+        ):
+            assert len(shuffled(count, size)) == step[key]
 
 
 def test_more_than_capacity_is_refused():

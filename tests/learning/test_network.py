@@ -17,25 +17,14 @@ def tensor(values: object) -> Tensor:
     return torch.as_tensor(np.asarray(values, dtype=np.float64))
 
 
-def weights(record: dict[str, object], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): tensor(v) for k, v in record.items() if k.startswith(prefix)}
-
-
-def from_weights(state: dict[str, Tensor], modality: str, frames: int = 8) -> AudioVisualNet:
-    classes, dim = state["classifier.weight"].shape
-    network = AudioVisualNet(dim, classes, modality, frames=frames).double()
-    network.load_state_dict(state)
-    return network
-
-
 def close(actual: Tensor | None, expected: object) -> None:
     assert actual is not None
     np.testing.assert_allclose(actual.detach().numpy(), expected, **EXACT)
 
 
-def test_audio_visual_forward(golden):
+def test_audio_visual_forward(golden, golden_network):
     record = golden("model_d8_audio_visual.npz")
-    network = from_weights(weights(record, "w."), "audio-visual")
+    network = golden_network(record, "w.", "audio-visual")
     audio, visual = tensor(record["audio"]), tensor(record["visual"])
     out = network(audio, visual)
     close(out.logits, record["logits"])
@@ -45,35 +34,42 @@ def test_audio_visual_forward(golden):
     close(out.visual, record["visual_l2"])
     close(out.spatial, record["spatial_attn"])
     close(out.temporal, record["temporal_attn"])
-    close(network.attend(audio, visual)[0], record["visual_pooled"])
+    pooled, f_audio, f_visual = out.stages
+    close(pooled, record["visual_pooled"])
+    close(f_audio, record["audio_relu"])
+    close(f_visual, record["visual_relu"])
 
 
 @pytest.mark.parametrize("modality", ["audio", "visual"])
-def test_unimodal_forward(golden, modality):
+def test_unimodal_forward(golden, golden_network, modality):
     record = golden(f"model_d8_{modality}.npz")
-    network = from_weights(weights(record, "w."), modality)
+    network = golden_network(record, "w.", modality)
     out = network(tensor(record.get("audio", 0)), tensor(record.get("visual", 0)))
     close(out.logits, record["logits"])
     close(out.feature, record["feature_relu"])
+    close(out.stages[0], record["feature_relu"])
     close(getattr(out, modality), record["feature_l2"])
 
 
-def test_forward_at_full_width(golden):
+def test_forward_at_full_width(golden, golden_network):
     record = golden("model_d768_recipe.npz")
     rng = np.random.RandomState(record["recipe_seed"])
     names = ("audio_proj", "visual_proj", "attn_audio_proj", "attn_visual_proj", "classifier")
+    dim = record["fused"].shape[1]
     state = {}
     for name in names:
-        rows = record["num_classes"] if name == "classifier" else 768
-        state[f"{name}.weight"] = tensor(rng.standard_normal((rows, 768)) * 0.03)
-        state[f"{name}.bias"] = tensor(rng.standard_normal(rows) * 0.1)
-    visual = tensor(rng.standard_normal((record["B"], 8 * record["S"], 768)))
-    audio = tensor(rng.standard_normal((record["B"], 768)))
-    out = from_weights(state, "audio-visual")(audio, visual)
+        rows = record["num_classes"] if name == "classifier" else dim
+        state[f"w.{name}.weight"] = rng.standard_normal((rows, dim)) * 0.03
+        state[f"w.{name}.bias"] = rng.standard_normal(rows) * 0.1
+    network = golden_network(state, "w.", "audio-visual")
+    visual = tensor(rng.standard_normal((record["B"], network.frames * record["S"], dim)))
+    audio = tensor(rng.standard_normal((record["B"], dim)))
+    out = network(audio, visual)
     close(out.logits, record["logits"])
     close(out.feature, record["fused"])
     close(out.audio, record["audio_l2"])
     close(out.visual, record["visual_l2"])
+    close(out.spatial.sum(dim=2).mean(dim=-1), record["spatial_attn_sum_over_space"])
     close(out.spatial[..., ::16], record["spatial_attn_every16"])
     close(out.temporal[..., ::16], record["temporal_attn_every16"])
 
@@ -81,7 +77,8 @@ def test_forward_at_full_width(golden):
 def test_initial_weights_and_growing(golden):
     record = golden("init_seed.npz")
     torch.manual_seed(record["torch_seed"])
-    network = AudioVisualNet(768, record["num_classes"])
+    dim = round(record["bound"] ** -2)
+    network = AudioVisualNet(dim, record["num_classes"])
     state = network.state_dict()
     assert list(state) == record["param_order"].tolist()
     for name, value in state.items():
@@ -103,3 +100,33 @@ def test_attention_is_a_distribution_even_for_extreme_input():
     out = network(1e4 * torch.randn(2, 6), 1e4 * torch.randn(2, 4 * 5, 6))
     torch.testing.assert_close(out.spatial.sum(dim=2), torch.ones(2, 4, 6))
     torch.testing.assert_close(out.temporal.sum(dim=1), torch.ones(2, 6))
+
+
+def test_the_papers_form_of_attention_and_fusion(golden, golden_network):
+    """Eq. 3 and 5, in NumPy, channel by channel."""
+    record = golden("model_d8_audio_visual.npz")
+    official = golden_network(record, "w.", "audio-visual")
+    network = AudioVisualNet(
+        *official.classifier.weight.shape[::-1],
+        activation="paper",
+        temporal_audio_guidance=False,
+    ).double()
+    network.load_state_dict(official.state_dict())
+    w = {k: v.numpy() for k, v in official.state_dict().items()}
+
+    def project(name, x):
+        return np.tanh(x @ w[f"{name}.weight"].T + w[f"{name}.bias"])
+
+    audio, visual = record["audio"], record["visual"]
+    tokens = visual.reshape(len(visual), network.frames, -1, visual.shape[-1])
+    q, p = project("attn_audio_proj", audio), project("attn_visual_proj", tokens)
+    spatial = np.exp(q[:, None, None] * p)
+    spatial /= spatial.sum(axis=2, keepdims=True)
+    temporal = np.exp((spatial * p).sum(axis=2))
+    temporal /= temporal.sum(axis=1, keepdims=True)
+    pooled = (temporal * (spatial * tokens).sum(axis=2)).sum(axis=1)
+    fused = project("audio_proj", audio) + project("visual_proj", pooled)
+    out = network(tensor(audio), tensor(visual))
+    close(out.temporal, temporal)
+    close(out.feature, fused)
+    assert np.abs(out.feature.detach().numpy() - record["fused"]).max() > 1e-3

@@ -1,4 +1,4 @@
-"""AV-CIL's losses and optimisation steps against golden numbers of the authors' code."""
+"""AV-CIL's loss terms, their paper forms and switches, against golden numbers."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from avbench.learning.losses import attention_distillation
 from avbench.learning.method import Setup
-from avbench.learning.network import AudioVisualNet, Output
+from avbench.learning.network import Output
 from avbench.learning.stream import Batch
 from reference_methods.avcil import (
     AVCIL,
     AVCILSettings,
-    attention_distillation,
     class_similarity,
     instance_similarity,
 )
-from reference_methods.finetune import FineTuning
+from reference_methods.ssil import SSIL
 
 CPU = torch.device("cpu")
 
@@ -109,64 +109,85 @@ def test_total_loss_and_its_gradients(golden, weights):
             np.testing.assert_allclose(gradient, record[f"grad_{key}"], rtol=1e-9, atol=1e-9)
 
 
-def test_finetuning_loss_and_its_gradient(golden):
-    record = golden("loss_baselines.npz")
-    logits = tensor(record["logits"]).requires_grad_()
-    method = FineTuning(FineTuning.Settings(), setup())
-    method.network = lambda audio, visual: Output(logits, tensor(0))
-    labels = torch.as_tensor(record["labels_new_only"])
-    step = Step(record["step"], record["class_num_per_step"])
-    loss = method.loss(Batch(None, None, labels, len(labels)), step)
-    assert loss.item() == pytest.approx(record["ft_loss"], abs=1e-9)
-    loss.backward()
-    np.testing.assert_allclose(logits.grad.numpy(), record["ft_grad"], rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("method_class", "settings", "name"),
-    [
-        (AVCIL, AVCILSettings(lambda_instance=0.5), "ours_audio_visual"),
-        (FineTuning, FineTuning.Settings(), "ft_audio_visual"),
-        (FineTuning, FineTuning.Settings(), "ft_audio"),
-        (FineTuning, FineTuning.Settings(), "ft_visual"),
-    ],
-)
-@pytest.mark.parametrize(("dtype", "exact"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
-def test_three_adam_steps(golden, method_class, settings, name, dtype, exact):
-    record = golden(f"traj_{name}.npz")
-    modality = name.partition("_")[2].replace("_", "-")
-    method = method_class(settings, setup(modality))
-    method.network = _network(record, "w0.", modality).to(dtype)
-    method.teacher = _network(record, "old.", modality).to(dtype)
-    step = Step(record["step"], record["class_num_per_step"])
-    optimizer = torch.optim.Adam(
-        method.network.parameters(), lr=record["lr"], weight_decay=record["weight_decay"]
+def given(record: dict[str, Any], method_class: type, **settings: Any) -> tuple[Any, Batch, Step]:
+    """A method whose networks say what the record says."""
+    out = Output(
+        tensor(record["logits"]),
+        tensor(0),
+        audio=tensor(record["audio_l2"]),
+        visual=tensor(record["visual_l2"]),
+        spatial=tensor(record["spatial_new"]),
+        temporal=tensor(record["temporal_new"]),
     )
-    for number in range(record["n_batches"]):
-        batch = _batch(record, f"b{number}.", "", dtype)
-        if f"b{number}.ex_labels" in record:
-            batch = batch.followed_by(_batch(record, f"b{number}.", "ex_", dtype))
-        loss = method.loss(batch, step)
-        assert loss.item() == pytest.approx(record[f"loss{number}"], rel=exact, abs=exact)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    for key, value in method.network.state_dict().items():
-        np.testing.assert_allclose(value.numpy(), record[f"w3.{key}"], rtol=exact, atol=exact)
+    old = Output(
+        tensor(record["old_logits"]),
+        tensor(0),
+        spatial=tensor(record["spatial_old"]),
+        temporal=tensor(record["temporal_old"]),
+    )
+    method = method_class(method_class.Settings(**settings), setup())
+    method.network = lambda audio, visual: out
+    method.teacher = lambda audio, visual: old
+    labels = torch.as_tensor([*record["labels_current"], *record["labels_exemplar"]])
+    batch = Batch(None, None, labels, record["n_current"])
+    return method, batch, Step(record["step"], record["class_num_per_step"])
 
 
-def _network(record: dict[str, Any], prefix: str, modality: str) -> AudioVisualNet:
-    state = {k.removeprefix(prefix): tensor(v) for k, v in record.items() if k.startswith(prefix)}
-    classes, dim = state["classifier.weight"].shape
-    network = AudioVisualNet(dim, classes, modality).double()
-    network.load_state_dict(state)
-    return network
+def loss_of(record: dict[str, Any], method_class: type = AVCIL, **settings: Any) -> float:
+    method, batch, step = given(record, method_class, **settings)
+    return float(method.loss(batch, step))
 
 
-def _batch(record: dict[str, Any], prefix: str, part: str, dtype: torch.dtype) -> Batch:
-    def read(name: str) -> Tensor | None:
-        key = f"{prefix}{part}{name}"
-        return tensor(record[key]).to(dtype) if key in record else None
+@pytest.mark.parametrize("i_avss", [True, False])
+@pytest.mark.parametrize("c_avss", [True, False])
+@pytest.mark.parametrize("vad", [True, False])
+def test_the_switches_of_table_3(golden, i_avss, c_avss, vad):
+    record = golden("loss_avcil.npz")
+    weights = {
+        "temperature": record["tau"],
+        "lambda_instance": record["lam_I"],
+        "lambda_class": record["lam_C"],
+        "lambda_vad": record["lam"],
+    }
+    expected = (
+        record["ss_ce"]
+        + record["tkd_sum"]
+        + i_avss * record["lam_I"] * record["instance"]
+        + c_avss * record["lam_C"] * record["class_official"]
+        + vad * record["lam"] * record["vad_spatial"]
+        + vad * (1 - record["lam"]) * record["vad_temporal"]
+    )
+    loss = loss_of(record, i_avss=i_avss, c_avss=c_avss, vad=vad, **weights)
+    assert loss == pytest.approx(expected, abs=1e-9)
+    if not (i_avss or c_avss or vad):
+        assert loss == loss_of(record, SSIL)
 
-    labels = torch.as_tensor(record[f"{prefix}{part}labels"])
-    return Batch(read("audio"), read("visual"), labels, len(labels))
+
+def test_the_papers_forms(golden):
+    """Each option changes its own term, to the number the equation gives."""
+    record = golden("loss_avcil.npz")
+    off = {"i_avss": False, "c_avss": False, "vad": False}
+
+    def term(switch: str, **settings: Any) -> float:
+        base = {"kl_direction": settings.get("kl_direction", "official")}
+        with_term = loss_of(record, **(off | {switch: True} | settings))
+        return with_term - loss_of(record, **(off | base))
+
+    direction = "_paper_direction__not_official"
+    for lam, kind in ((1.0, "spatial"), (0.0, "temporal")):
+        found = term("vad", lambda_vad=lam, kl_direction="paper")
+        assert found == pytest.approx(record[f"vad_{kind}{direction}"], abs=1e-9)
+        # One distribution a frame and channel, and one a channel.
+        maps = record[f"{kind}_new"]
+        count = maps[0].size / maps.shape[-2]
+        found = term("vad", lambda_vad=lam, vad_reduction="paper")
+        assert found == pytest.approx(record[f"vad_{kind}"] / count, abs=1e-9)
+    for form, key in (
+        ("supcon", "class_supcon_variant__not_official_default"),
+        ("eq7", "class_eq7_literal__paper"),
+    ):
+        found = term("c_avss", class_contrast=form, temperature=record["tau"])
+        assert found == pytest.approx(record[key], abs=1e-9)
+    tkd = loss_of(record, **off, kl_direction="paper", distillation_temperature=1.0)
+    expected = record["ss_ce"] + record["tkd_paper_direction_T1__not_official"]
+    assert tkd == pytest.approx(expected, abs=1e-9)

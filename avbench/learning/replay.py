@@ -1,0 +1,153 @@
+"""Training with exemplars: in batches of their own, or merged with the new clips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from avbench.learning.gradient import GradientMethod, GradientSettings, shuffled
+from avbench.learning.herding import class_mean, herd, nearest
+from avbench.learning.memory import at_random
+from avbench.learning.network import Output
+from avbench.learning.stream import Batch, Clips, Task
+
+
+@dataclass(frozen=True)
+class ReplaySettings(GradientSettings):
+    """Settings of every method that keeps exemplars.
+
+    Attributes:
+        memory: Capacity of the exemplar memory in clips; None for the benchmark's.
+    """
+
+    memory: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check(at_least_one=() if self.memory is None else ("memory",))
+
+
+@dataclass(frozen=True)
+class PairedSettings(ReplaySettings):
+    """Settings of methods whose exemplars come in batches of their own.
+
+    Attributes:
+        exemplar_batch_size: Exemplars per batch, beside `batch_size` new clips.
+    """
+
+    exemplar_batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check(at_least_one=("exemplar_batch_size",))
+
+
+class PairedReplay(GradientMethod):
+    """Pairs every batch of new clips with one of random exemplars (SS-IL, AV-CIL)."""
+
+    Settings: ClassVar[type[Any]] = PairedSettings
+    uses_memory: ClassVar[bool] = True
+
+    def batches(self, task: Task) -> Iterator[Batch]:
+        """Pair every batch of D_t with one of exemplars, which repeat when they run out."""
+        new = shuffled(len(task.train), self.settings.batch_size)
+        old = shuffled(len(task.exemplars), self.settings.exemplar_batch_size) if task.step else []
+        for current, exemplars in zip(new, cycle(old or [None]), strict=False):
+            batch = task.train.batch(current)
+            if exemplars is not None:
+                batch = batch.followed_by(task.exemplars.batch(exemplars))
+            yield batch
+
+    def finish(self, task: Task) -> None:
+        """Keep random exemplars of the new classes."""
+        task.remember(at_random(self.random))
+
+
+@dataclass(frozen=True)
+class HerdedSettings(ReplaySettings):
+    """Settings of methods whose exemplars are herded.
+
+    Attributes:
+        herding_replacement: Whether a clip may be chosen again, as in the authors' code; iCaRL's
+            paper excludes it.
+        normalize_means: Whether class means have length 1, as in iCaRL's paper.
+    """
+
+    herding_replacement: bool = True
+    normalize_means: bool = False
+
+
+class HerdedReplay(GradientMethod):
+    """Merges new clips and herded exemplars into one set (iCaRL, AFC)."""
+
+    Settings: ClassVar[type[Any]] = HerdedSettings
+    uses_memory: ClassVar[bool] = True
+
+    def batches(self, task: Task) -> Iterator[Batch]:
+        """Yield batches of D_t and exemplars together, shuffled, the new clips first in each."""
+        new = len(task.train)
+        for positions in shuffled(new + len(task.exemplars), self.settings.batch_size):
+            batch = task.train.batch(positions[positions < new])
+            old = positions[positions >= new] - new
+            yield batch.followed_by(task.exemplars.batch(old)) if len(old) else batch
+
+    def finish(self, task: Task) -> None:
+        """Herd exemplars of the new classes."""
+        task.remember(lambda clips, places: self.herd(task, np.array(clips), places))
+
+    def herd(self, task: Task, clips: npt.NDArray[np.int64], places: int) -> list[int]:
+        """Herd clips of one new class by the network's features.
+
+        Args:
+            task: The step.
+            clips: Positions in D_t.
+            places: How many to choose at most.
+        """
+        features = self.features(task.train, clips).cpu().numpy()
+        chosen = herd(features, places, replacement=self.settings.herding_replacement)
+        return [int(clips[position]) for position in chosen]
+
+
+class NearestMean(HerdedReplay):
+    """Predicts the class whose mean of exemplars is nearest (NME)."""
+
+    means: Tensor
+
+    def ready(self, task: Task) -> None:
+        """Compute the mean of every class from its exemplars, herding those of the new ones."""
+        places, normalize = task.places, self.settings.normalize_means
+        means = []
+        for index in range(task.seen_classes):
+            clips = task.exemplars if index < task.old_classes else task.train
+            positions = np.flatnonzero(clips.labels == index)
+            if index < task.old_classes:
+                positions = positions[:places]
+            else:
+                positions = np.array(self.herd(task, positions, places), dtype=np.int64)
+            means.append(class_mean(self.features(clips, positions), places, normalize=normalize))
+        self.means = torch.stack(means)
+
+    def predict(self, clips: Clips) -> npt.NDArray[np.int64]:
+        """Return the class of the nearest mean for every clip, (clips,)."""
+
+        def read(out: Output) -> Tensor:
+            return nearest(out.feature, self.means)
+
+        return self.infer(clips, read).cpu().numpy()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the network's weights and the class means."""
+        return super().state() | {"class_means": self.means}
+
+    def restore(self, state: dict[str, Tensor], classes_per_step: tuple[int, ...]) -> None:
+        """Make the network and the means that a checkpoint holds."""
+        self.means = state["class_means"].to(self.setup.device)
+        weights = {key: value for key, value in state.items() if key != "class_means"}
+        super().restore(weights, classes_per_step)
