@@ -483,11 +483,13 @@ def test_a_class_of_a_file(benchmark, tmp_path):
         "from reference_methods.finetune import FineTuning\n"
         "class Mine(FineTuning):\n    recipes = None\n"
         "class NoMethod:\n    pass\n"
+        "class Loose(Mine):\n    Settings = dict\n"
     )
     result = evaluate(benchmark, f"{path}:Mine", seeds=[0], out=tmp_path / "run", settings=QUICK)
     assert result.config["method"] == result.name == "Mine"
     for name, message in (
         ("Min", "did you mean Mine"),
+        ("Loose", "Loose.Settings is no dataclass"),
         ("NoMethod", "NoMethod is no method, it lacks Settings, .*restore"),
     ):
         with pytest.raises(AvbenchError, match=message):
