@@ -83,10 +83,12 @@ def read_results(path: Path) -> tuple[dict[tuple[str, str], Theirs], dict[str, s
         if None not in forgetting:
             scores["average_forgetting"] = [100 * value for value in forgetting]
         theirs[key] = Theirs(seeds, scores)
-    steps = next(iter(record["runs"].values()))["steps"]
-    seen = [0, *(max(step["label"]) + 1 for step in steps)]
-    found = {name: re.search(pattern, record["note"]) for name, pattern in NOTED.items()}
+    first = next(iter(record["runs"].values()))
+    seen = [0, *(max(step["label"]) + 1 for step in first["steps"])]
+    found = {name: re.search(pattern, record.get("note", "")) for name, pattern in NOTED.items()}
     settings = {name: match[1].rstrip(".") for name, match in found.items() if match}
+    if "epochs" in first:
+        settings["epochs"] = str(first["epochs"])
     return theirs, settings, np.diff(seen).tolist()
 
 
@@ -263,10 +265,7 @@ def main() -> int:
     jobs = [
         (method, modality, seed)
         for method, modality in wanted
-        for seed in range(
-            theirs[method, modality].seeds[0],
-            theirs[method, modality].seeds[0] + (args.seeds or len(theirs[method, modality].seeds)),
-        )
+        for seed in chosen_seeds(theirs[method, modality].seeds, args.seeds)
     ]
     run = Parallel(n_jobs=args.workers, return_as="generator")
     scores: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
@@ -278,6 +277,12 @@ def main() -> int:
             failed += not show(*key, scores[tuple(key)], theirs[tuple(key)])
     print(f"{failed} of {len(wanted)} disagree" if failed else f"all {len(wanted)} agree")
     return min(failed, 1)
+
+
+def chosen_seeds(theirs: list[int], count: int | None) -> list[int]:
+    """Return the authors' seeds, and those that follow them where more are asked for."""
+    wanted = len(theirs) if count is None else count
+    return [*theirs, *range(theirs[-1] + 1, theirs[-1] + 1 + wanted)][:wanted]
 
 
 def show(method: str, modality: str, ours: list[dict[str, float]], theirs: Theirs) -> bool:

@@ -77,7 +77,8 @@ class AFCLSC(HerdedReplay):
         """Return the teacher's features and how much each of a clip's matters to its loss.
 
         Returns:
-            Features (B, d), and weights (B,) that add up to 1 over the features.
+            Features (B, d), and weights (B,) that add up to 1 over the features: of one
+            modality there is one, so all are 1.
         """
         teacher = self.teacher
         assert teacher is not None
@@ -93,8 +94,6 @@ class AFCLSC(HerdedReplay):
             gradients = torch.autograd.grad(loss, out.stages)
         norms = torch.stack([gradient.norm(dim=1) for gradient in gradients])
         weights = norms / norms.sum(dim=0).clamp_min(torch.finfo(norms.dtype).tiny)
-        if len(gradients) == 1:  # one modality: nothing to weigh
-            weights = torch.ones_like(weights)
         return tuple(stage.detach() for stage in out.stages), tuple(weights)
 
     @torch.no_grad()

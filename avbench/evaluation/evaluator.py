@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -406,6 +406,8 @@ def check_method_class(method_class: type[Method], name: str) -> None:
     lacking = [duty for duty in duties if not hasattr(method_class, duty)]
     if lacking:
         raise AvbenchError(f"{name} is no method, it lacks {', '.join(lacking)}: add them")
+    if not is_dataclass(method_class.Settings):
+        raise AvbenchError(f"{name}.Settings is no dataclass: make it one, of fields with defaults")
 
 
 def _modality(method_class: type[Method], name: str, asked: Modality | None) -> Modality:
