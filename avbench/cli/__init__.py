@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from avbench import __version__, registry, resources
+from avbench.cli.features import features
 from avbench.cli.output import json_option, print_json, print_table, progress
 from avbench.cli.splits import splits
 from avbench.types import MODALITIES, AvbenchError, Modality, UsageError
@@ -63,6 +64,7 @@ def main() -> None:
     """
 
 
+main.add_command(features)
 main.add_command(splits)
 
 
@@ -112,10 +114,28 @@ def list_command(as_json: bool) -> None:
     "--source", metavar="NAME[:ARGUMENT]", help="Where clips come from, such as folder:DIR."
 )
 @click.option("--preset", help="Encoder preset of the features.  [default: the benchmark's]")
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="Folder of the encoders' weights.  [default: from the Hugging Face hub]",
+)
+@click.option("--device", help="Where encoders compute.  [default: cuda if there is one, or cpu]")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Clips encoded at a time.  [default: 32 on cuda, 8 elsewhere]",
+)
 @workers_option
 @json_option
 def prepare(
-    benchmark: str, source: str | None, preset: str | None, workers: int, as_json: bool
+    benchmark: str,
+    source: str | None,
+    preset: str | None,
+    weights: Path | None,
+    device: str | None,
+    batch_size: int | None,
+    workers: int,
+    as_json: bool,
 ) -> None:
     """Get, cut and check the clips of a benchmark, then extract features.
 
@@ -127,10 +147,12 @@ def prepare(
     Examples:
       avbench prepare toy-ci
       avbench prepare vs100-ci --source folder:/data/vggsound
+      avbench prepare ave-ci --source folder:AVE --preset avcil --device cuda
       avbench prepare my-benchmark.toml --source folder:clips
 
     A variant, such as ave-ci:seed=3, shares the clips and features of its benchmark.
     """
+    from avbench.features.encoder import open_encoder
     from avbench.features.extract import extract
     from avbench.manifests.benchmark import Benchmark
     from avbench.media.prepare import prepare_clips
@@ -139,25 +161,33 @@ def prepare(
     chosen = asked.base
     if chosen is not asked:
         click.echo(f"{asked.name} shares the clips and features of {chosen.name}.", err=True)
-    encoder = registry.load("encoders", preset or chosen.spec.preset)()
+    name = preset or chosen.spec.preset
+    encoder = open_encoder(name, chosen, device=device, weights=weights)
     with progress() as report:
         prepared = prepare_clips(chosen, source=source, workers=workers, report=report)
         some = prepared.ok + prepared.already > 0
-        store = extract(chosen, encoder, workers=workers, report=report) if some else None
+        store = (
+            extract(chosen, encoder, workers=workers, batch_size=batch_size, report=report)
+            if some
+            else None
+        )
     total, ready = len(chosen.manifest), len(store) if store else 0
+    failed = {reason: list(clips) for reason, clips in prepared.failed.items()}
+    for clip_id, reason in store.failed.items() if store else ():
+        failed.setdefault(reason, []).append(clip_id)
     if as_json:
         print_json(
             {
                 "benchmark": chosen.name,
                 "clips": total,
                 "ready": ready,
-                "failed": prepared.failed,
+                "failed": failed,
                 "features": str(store.folder) if store else None,
             }
         )
     else:
         click.echo(f"{ready:,} of {total:,} clips are ready, with {encoder.name} features")
-        for reason, clips in prepared.failed.items():
+        for reason, clips in failed.items():
             examples = ", ".join(clips[:3]) + (", ..." if len(clips) > 3 else "")
             click.echo(f"  {len(clips):,} failed: {reason} ({examples})")
         if prepared.failed:

@@ -96,14 +96,10 @@ def decode(
                 missing = "sound" if container.streams.video else "picture"
                 raise _unusable(path, f"it has no {missing}")
             video, audio = container.streams.video[0], container.streams.audio[0]
-            packets: list[Packet] = [
-                packet
-                for packet in container.demux(video, audio)
-                if packet.size and not packet.is_discard
-            ]
+            packets: list[Packet] = [p for p in container.demux(video, audio) if p.size]
             seen = [packet for packet in packets if packet.stream_index == video.index]
             heard = [packet for packet in packets if packet.stream_index == audio.index]
-            shown = _Shown.of(path, video, seen)
+            shown = _Shown.of(path, video, [packet for packet in seen if not packet.is_discard])
             wanted = shown.choose(frames, rate)
             size = _scaled(video.width, video.height, height, width) if crop else (width, height)
             pictures = _pictures(video, seen, set(wanted), size)
@@ -183,7 +179,9 @@ def _sound(
     decoded = [frame for packet in [*packets, None] for frame in audio.codec_context.decode(packet)]
     if decoded:
         start = decoded[0].time or 0.0
-        parts = [part.to_ndarray() for frame in [*decoded, None] for part in resampler.resample(frame)]
+        parts = [
+            part.to_ndarray() for frame in [*decoded, None] for part in resampler.resample(frame)
+        ]
     return (np.concatenate(parts, axis=1) if parts else None), start
 
 

@@ -1,0 +1,234 @@
+"""Bringing the published features of a benchmark into its store."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import h5py
+import numpy.typing as npt
+
+from avbench.features.released import PRESET
+from avbench.features.released.archive import (
+    AUDIO,
+    NAMES,
+    VISUAL,
+    VISUAL_HDF5,
+    Found,
+    need_room,
+    published,
+)
+from avbench.features.released.dictionary import Refused, read_items
+from avbench.features.store import FeatureStore, create, store_folder
+from avbench.manifests.benchmark import Benchmark
+from avbench.resources import alone
+from avbench.types import AvbenchError, Report
+
+_DIM, _FRAMES, _CELLS = 768, 8, 196
+_SOUND, _SIGHT = (_DIM,), (_FRAMES * _CELLS, _DIM)
+
+Arrays = Iterator[tuple[str, npt.NDArray[Any]]]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What came of an import.
+
+    Attributes:
+        store: The features.
+        missing: Clips of the benchmark without features, by what is missing.
+        strangers: How many ids in the files are none of the benchmark's clips.
+    """
+
+    store: FeatureStore
+    missing: dict[str, list[str]]
+    strangers: int
+
+
+def import_released(benchmark: Benchmark, files: Sequence[Path], *, report: Report) -> Imported:
+    """Import the features the authors published, reading the files as a stream.
+
+    Args:
+        benchmark: Whose features; of one derived from another, those of the other.
+        files: As `published` takes them.
+        report: Called as clips are done.
+
+    Raises:
+        UsageError: If a path does not exist.
+        AvbenchError: If a file is missing, damaged, hostile or of other features, if no clip has
+            both kinds, or the disk refuses.
+    """
+    benchmark = benchmark.base
+    folder = store_folder(benchmark, PRESET)
+    clip_ids = benchmark.manifest.clip_ids
+    with (
+        alone(folder.parent, f"importing features of {benchmark.name}"),
+        published(files) as found,
+        ExitStack() as stack,
+    ):
+        heard, seen = _source(found, (AUDIO,)), _source(found, (VISUAL, VISUAL_HDF5))
+        ours = set(clip_ids)
+        with _blamed(heard.where):
+            sound = dict(_Dictionary(heard, _SOUND).items(None))
+        with _blamed(seen.where):
+            if seen is found.get(VISUAL):
+                sight: _Table = _Dictionary(seen, _SIGHT)
+            else:
+                scratch = stack.enter_context(
+                    tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent)
+                )
+                file = stack.enter_context(seen.open_anywhere(Path(scratch)))
+                sight = stack.enter_context(_Hdf5.open(file, _SIGHT))
+            names = sight.names(report)
+        there = [clip_id for clip_id in clip_ids if clip_id in sound and clip_id in names]
+        if not there:
+            example = next(iter(names), "none")
+            raise AvbenchError(
+                f"{seen.where}: no features of {benchmark.name}: its ids are such as {example}:"
+                " name the benchmark they are of"
+            )
+        need_room(folder.parent, 2 * _DIM * (1 + _FRAMES * _CELLS) * len(there), "store them")
+        with create(
+            folder,
+            preset={
+                "name": PRESET,
+                "version": 1,
+                "dim": _DIM,
+                "clip_seconds": float(benchmark.spec.clip_seconds),
+            },
+            fingerprint=benchmark.manifest.fingerprint,
+            clip_ids=there,
+            dim=_DIM,
+            frames=_FRAMES,
+            cells=_CELLS,
+        ) as writer:
+            rows = {clip_id: row for row, clip_id in enumerate(there)}
+            read = _told(seen.where, sight.items(rows))
+            for done, (clip_id, tokens) in enumerate(read, start=1):
+                writer.write(rows[clip_id], sound[clip_id], tokens)
+                report("features", done, len(there))
+    missing = {
+        "no audio features": [i for i in clip_ids if i not in sound and i in names],
+        "no visual features": [i for i in clip_ids if i in sound and i not in names],
+        "no features": [i for i in clip_ids if i not in sound and i not in names],
+    }
+    return Imported(
+        store=FeatureStore.open(folder),
+        missing={what: clips for what, clips in missing.items() if clips},
+        strangers=len((sound.keys() | names) - ours),
+    )
+
+
+class _Table(Protocol):
+    """Arrays by name."""
+
+    def names(self, report: Report) -> set[str]:
+        """Return the names, and check every shape."""
+
+    def items(self, wanted: Mapping[str, int] | None) -> Arrays:
+        """Read those wanted, or all, in the file's order."""
+
+
+@dataclass(frozen=True)
+class _Dictionary:
+    """A pickled dictionary."""
+
+    found: Found
+    shape: tuple[int, ...]
+
+    def names(self, report: Report) -> set[str]:
+        names = set()
+        for name, _ in self.items(None):
+            names.add(name)
+            report("reading names", len(names), len(names))
+        return names
+
+    def items(self, wanted: Mapping[str, int] | None) -> Arrays:
+        with self.found.open() as file:
+            for name, array in read_items(file, self.shape):
+                if wanted is None or name in wanted:
+                    yield name, array
+
+
+@dataclass(frozen=True)
+class _Hdf5:
+    """An HDF5 file of one dataset for each name."""
+
+    file: Any
+    shape: tuple[int, ...]
+
+    @classmethod
+    @contextmanager
+    def open(cls, file: Any, shape: tuple[int, ...]) -> Iterator[_Hdf5]:
+        with h5py.File(file, "r") as opened:
+            yield cls(opened, shape)
+
+    def names(self, report: Report) -> set[str]:
+        names = set(self.file)
+        for done, name in enumerate(sorted(names), start=1):
+            self._dataset(name)
+            report("reading names", done, len(names))
+        return names
+
+    def items(self, wanted: Mapping[str, int] | None) -> Arrays:
+        names = self.file if wanted is None else wanted
+        # In the order they lie in, which a disk reads many times faster.
+        for name in sorted(names, key=lambda name: self._dataset(name).id.get_offset() or 0):
+            yield name, self._dataset(name)[()]
+
+    def _dataset(self, name: str) -> Any:
+        """The dataset of a name, if it lies in this file as such."""
+        if not isinstance(self.file.get(name, getlink=True), h5py.HardLink):
+            raise Refused(f"{name} is a link, not features")
+        dataset = self.file[name]
+        if not isinstance(dataset, h5py.Dataset):
+            raise Refused(f"{name} is a group, not features")
+        if dataset.shape != self.shape:
+            raise Refused(f"{name} has shape {dataset.shape}, not {self.shape}")
+        if dataset.dtype.kind != "f" or dataset.dtype.itemsize > 8:
+            raise Refused(f"{name} is of {dataset.dtype}, not of floats")
+        if dataset.external or dataset.is_virtual:
+            raise Refused(f"{name} lies in another file")
+        if dataset.chunks and any(c > s for c, s in zip(dataset.chunks, self.shape, strict=True)):
+            raise Refused(f"{name} is in pieces of {dataset.chunks}")
+        return dataset
+
+
+def _source(found: Mapping[str, Found], names: Sequence[str]) -> Found:
+    here = [name for name in names if name in found]
+    if len(here) == 1:
+        return found[here[0]]
+    if here:
+        raise AvbenchError(f"{' and '.join(here)} are both there: give the files one by one")
+    raise AvbenchError(
+        f"no {' or '.join(names)} in what was given: give the folder or the zip of the authors, or"
+        f" its files: {', '.join(NAMES)}"
+    )
+
+
+def _told(where: str, arrays: Arrays) -> Arrays:
+    """Arrays, with errors of reading them, and not of what is done to them, told by `_blamed`."""
+    with _blamed(where):
+        yield from arrays
+
+
+@contextmanager
+def _blamed(where: str) -> Iterator[None]:
+    """Say in one line what is wrong with a file.
+
+    Raises:
+        AvbenchError: If it cannot be read or was refused.
+    """
+    try:
+        yield
+    except Refused as error:
+        raise AvbenchError(f"{where}: {error}: get the authors' file") from error
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError) as error:
+        cause = " ".join(str(error).split()) or type(error).__name__
+        raise AvbenchError(f"{where}: cannot be read ({cause}): get it again") from error
