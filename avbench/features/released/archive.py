@@ -121,6 +121,8 @@ def published(files: Sequence[Path]) -> Iterator[dict[str, Found]]:
     with Pieces([(path, 0, path.stat().st_size) for path in parts]) as joined:
         try:
             archive = zipfile.ZipFile(io.BufferedReader(joined, 2**20))
+            if any(member.header_offset < 0 for member in archive.infolist()):
+                raise zipfile.BadZipFile
         except (zipfile.BadZipFile, OSError, ValueError) as error:
             raise AvbenchError(
                 f"{parts[0]}: not a zip, or not all of its {len(parts)} part(s) in order: give"
@@ -168,8 +170,8 @@ def _member(archive: zipfile.ZipFile, joined: Pieces, member: zipfile.ZipInfo) -
     def anywhere(scratch: Path) -> BinaryIO:
         check()
         if member.compress_type == zipfile.ZIP_STORED:
-            joined.seek(member.header_offset)
-            header = joined.read(30) or b""
+            with joined.cut(member.header_offset, 30) as start:
+                header = start.read() or b""
             if len(header) < 30:
                 raise AvbenchError(f"{where}: the zip is damaged")
             skipped = 30 + sum(struct.unpack_from("<HH", header, 26))

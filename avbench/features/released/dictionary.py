@@ -160,10 +160,11 @@ class _Machine:
             raise Refused(f"it has the instruction {name}, which no array needs")
 
     def _reduce(self, function: Any, arguments: Any) -> _Array | _Type:
-        if function == _Name("reconstruct") and arguments[:1] == (_Name("ndarray"),):
-            return _Array()
-        if function == _Name("dtype") and isinstance(arguments[0], str):
-            return _Type(arguments[0])
+        match function, arguments:
+            case _Name("reconstruct"), (_Name("ndarray"), *_):
+                return _Array()
+            case _Name("dtype"), (str(code), *_):
+                return _Type(code)
         raise Refused("it calls what no array needs")
 
     def _build(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
