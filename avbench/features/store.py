@@ -321,7 +321,8 @@ class RowFile:
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
         self._path, self._shape = path, shape
         self._size = int(np.prod(shape)) * _DTYPE.itemsize
-        self._file = path.open("r+b" if path.exists() else "w+b")
+        # Without a buffer: what a full disk refused must not be tried again when it is closed.
+        self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
         self._start = len(self._header(0))
 
     def __enter__(self) -> RowFile:
@@ -354,8 +355,7 @@ class RowFile:
 
     def write(self, row: int, half: Half) -> None:
         """Write a row."""
-        self._file.seek(self._start + row * self._size)
-        self._file.write(half.data)
+        self._write(self._start + row * self._size, half.tobytes())
 
     def read(self, row: int) -> Half:
         """Read a row; zeros stand for what was never written."""
@@ -363,16 +363,16 @@ class RowFile:
         content = self._file.read(self._size).ljust(self._size, b"\0")
         return np.frombuffer(content, _DTYPE).reshape(self._shape)
 
-    def flush(self) -> None:
-        """Hand over to the system what was written."""
-        self._file.flush()
-
     def seal(self, rows: int) -> None:
         """Make it an array of so many rows."""
-        self._file.seek(0)
-        self._file.write(self._header(rows))
+        self._write(0, self._header(rows))
         self._file.truncate(self._start + rows * self._size)
-        self._file.flush()
+
+    def _write(self, start: int, content: bytes) -> None:
+        self._file.seek(start)
+        left = memoryview(content)
+        while left:
+            left = left[self._file.write(left) :]
 
     def _header(self, rows: int) -> bytes:
         """Its length does not depend on the number of rows."""
@@ -407,6 +407,8 @@ def _read_info(path: Path) -> dict[str, Any]:
         raise _broken(path, "not readable as JSON") from error
     if not isinstance(info, dict) or any(type(info.get(k)) is not t for k, t in _KEYS.items()):
         raise _broken(path, "does not describe features")
+    if info["preset"].get("dim", info["dim"]) != info["dim"]:
+        raise _broken(path, f"width {info['dim']}, but its preset has {info['preset']['dim']}")
     if info["format"] != _FORMAT:
         raise _broken(path, f"format {info['format']}, but this avbench reads format {_FORMAT}")
     if "name" not in info["preset"] or hash_preset(info["preset"]) != info["preset_hash"]:

@@ -97,8 +97,6 @@ class Unfinished:
                 written = write_row(self._audio, self._visual, row, *outcome)
                 added.append(Entry(clip_id, mtime_ns, written.hex()))
                 row += 1
-            self._audio.flush()
-            self._visual.flush()
             lines = "".join(json.dumps(asdict(entry)) + "\n" for entry in added)
             # At one stroke: batches that differ from an undisturbed run's might differ in bits.
             with self._journal.open("ab", buffering=0) as journal:

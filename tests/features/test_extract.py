@@ -322,7 +322,7 @@ import sys, time
 from avbench.features.encoders.filterbank import FilterbankEncoder
 from avbench.features.extract import extract
 from avbench.manifests.benchmark import Benchmark
-from avbench.types import silent
+from avbench.types import AvbenchError, silent
 
 class Slow(FilterbankEncoder):
     batch_size = 3
@@ -331,24 +331,32 @@ class Slow(FilterbankEncoder):
         time.sleep(float(sys.argv[2]))
         return super().encode(clips)
 
-extract(Benchmark.load(sys.argv[1]), Slow(), workers=2, report=silent)
+try:
+    extract(Benchmark.load(sys.argv[1]), Slow(), workers=2, report=silent)
+except AvbenchError as error:
+    sys.exit(str(error))
 """
 
 
-def test_a_process_killed_again_and_again_ends_with_the_same_bytes(
-    tiny: Callable[..., Benchmark],
-    write_clip: Callable,
-    plain: Callable,
-    tone: Callable,
-    tmp_path: Path,
-) -> None:
+@pytest.fixture
+def films(
+    tiny: Callable[..., Benchmark], write_clip: Callable, plain: Callable, tone: Callable
+) -> Benchmark:
+    """Twenty clips, one of which is none."""
     benchmark = tiny(classes=2, classes_per_step=1, per_class=10)
-    clips, features = benchmark.home / "clips", benchmark.home / "features"
+    clips = benchmark.home / "clips"
     clips.mkdir(parents=True)
     for number, clip_id in enumerate(benchmark.manifest.clip_ids):
         path = clips / f"{clip_id}.mp4"
         write_clip(plain((200, 10 * number, 20)), tone(300 + 40 * number, 1.0), path=path)
     (clips / "c0-004.mp4").write_bytes(b"not a clip")
+    return benchmark
+
+
+def test_a_process_killed_again_and_again_ends_with_the_same_bytes(
+    films: Benchmark, tmp_path: Path
+) -> None:
+    benchmark, features = films, films.home / "features"
     toml = str(benchmark.spec.path)
     command = [sys.executable, "-c", KILLED, toml]
 
@@ -376,3 +384,22 @@ def test_a_process_killed_again_and_again_ends_with_the_same_bytes(
     assert {path.name for path in features.iterdir()} == {".lock", "filterbank"}
     failed = json.loads((features / "filterbank" / "failed.json").read_text())
     assert failed.keys() == {"c0-004"}
+
+
+def test_a_disk_that_fills_up_loses_nothing(films: Benchmark, tmp_path: Path) -> None:
+    features, toml = films.home / "features", str(films.spec.path)
+    command = [sys.executable, "-c", KILLED, toml, "0"]
+    # Of 19 clips of 51 kB each, about half fit into a file; a block has 1,024 bytes.
+    limited = ["bash", "-c", 'ulimit -f 500; exec "$@"', "-", *command]
+    full = subprocess.run(limited, capture_output=True, text=True, check=False)
+    assert full.returncode == 1
+    assert full.stderr.strip().count("\n") == 0
+    assert "the disk or your quota is full" in full.stderr
+    done = full.stdout.count("encoding")
+    assert 1 < done < 7
+    rest = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert rest.stdout.count("encoding") == 7 - done + 1
+    resumed = contents(features / "filterbank")
+    (features / "filterbank").rename(tmp_path / "resumed")
+    subprocess.run(command, capture_output=True, check=True)
+    assert contents(features / "filterbank") == resumed

@@ -387,6 +387,22 @@ def test_presets_differ_and_know_their_weights(benchmark: Benchmark, weights: Pa
     assert preset_hash("avcil") != first
 
 
+def test_half_the_precision_is_another_preset_and_nearly_the_same_features(
+    benchmark: Benchmark, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way taken on a GPU, as far as a CPU can take it."""
+    encoder = PretrainedEncoder("avcil", benchmark, "cpu", weights)
+    described = encoder.describe()
+    clip = encoder.read(benchmark.home / "clips" / "c0-000.mp4")
+    ((audio, visual),) = encoder.encode([clip])
+    monkeypatch.setattr(encoder, "_half", True)
+    assert encoder.describe() == described | {"precision": "bfloat16"}
+    ((rough_audio, rough_visual),) = encoder.encode([clip])
+    assert rough_audio.dtype == rough_visual.dtype == np.float32
+    assert 0 < np.abs(rough_visual - visual).mean() < 0.05 * np.abs(visual).mean()
+    assert 0 < np.abs(rough_audio - audio).mean() < 0.05 * np.abs(audio).mean()
+
+
 def test_models_that_do_not_go_together_are_told(benchmark: Benchmark, weights: Path) -> None:
     write_audiomae(weights / "audiomae", dim=36)
     with pytest.raises(AvbenchError, match=r"width 36.*width 24"):
