@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -51,17 +52,24 @@ def frame_numbers(count: int, frames: int) -> list[int]:
     return [1, *(min(number, count) for number in between), count]
 
 
-def at_rate(times: Sequence[Fraction], end: Fraction, rate: int) -> list[int]:
-    """Return which frame is shown at every tick of a clock, from 0, as ffmpeg's fps filter has it.
+def at_rate(times: Sequence[Fraction], end: Fraction, rate: int) -> tuple[list[int], range]:
+    """Return at which tick of a clock each frame begins to be shown, and all the ticks.
+
+    As ffmpeg's fps filter has it; see `shown_at`.
 
     Args:
         times: When each frame begins to be shown, in seconds, ascending.
         end: When the last one ends.
         rate: Ticks a second.
     """
-    due = [floor(time * rate + Fraction(1, 2)) for time in times]
-    ticks = range(due[0], max(due[0] + 1, floor(end * rate + Fraction(1, 2))))
-    return [int(np.searchsorted(due, tick, side="right")) - 1 for tick in ticks]
+    begins = [floor(time * rate + Fraction(1, 2)) for time in times]
+    ends = floor(end * rate + Fraction(1, 2))
+    return begins, range(begins[0], max(begins[0] + 1, ends))
+
+
+def shown_at(tick: int, begins: Sequence[int]) -> int:
+    """Return which frame, from 0, is shown at a tick: the last that has begun."""
+    return bisect_right(begins, tick) - 1
 
 
 def decode(
@@ -96,6 +104,8 @@ def decode(
                 missing = "sound" if container.streams.video else "picture"
                 raise _unusable(path, f"it has no {missing}")
             video, audio = container.streams.video[0], container.streams.audio[0]
+            if video.codec_context is None or audio.codec_context is None:
+                raise _unusable(path, "in a format unknown here")
             packets: list[Packet] = [p for p in container.demux(video, audio) if p.size]
             seen = [packet for packet in packets if packet.stream_index == video.index]
             heard = [packet for packet in packets if packet.stream_index == audio.index]
@@ -104,7 +114,7 @@ def decode(
             size = _scaled(video.width, video.height, height, width) if crop else (width, height)
             pictures = _pictures(video, seen, set(wanted), size)
             sound, start = _sound(audio, heard, sample_rate, "stereo" if stereo else None)
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except (av.FFmpegError, OSError, ValueError, ArithmeticError) as error:
         raise _unusable(path, "cannot be decoded") from error
     if len(pictures) < len(set(wanted)):
         lost = len(set(wanted)) - len(pictures)
@@ -114,6 +124,8 @@ def decode(
     top, left = (size[1] - height) // 2, (size[0] - width) // 2
     cut = np.stack([pictures[pts] for pts in wanted])
     late = round((start - float(shown.times[0])) * sample_rate)
+    if late > (shown.end - shown.times[0]) * sample_rate:
+        raise _unusable(path, "its sound starts when the pictures have ended")
     # Silence before sound that starts later than the pictures.
     sound = np.pad(sound, ((0, 0), (late, 0))) if late >= 0 else sound[:, -late:]
     return Decoded(
@@ -145,8 +157,11 @@ class _Shown:
 
     def choose(self, frames: int, rate: int | None) -> list[int]:
         """Return the ticks of the frames that are looked at, which may repeat."""
-        among = at_rate(self.times, self.end, rate) if rate else range(len(self.pts))
-        return [self.pts[among[number - 1]] for number in frame_numbers(len(among), frames)]
+        if rate is None:
+            return [self.pts[number - 1] for number in frame_numbers(len(self.pts), frames)]
+        begins, ticks = at_rate(self.times, self.end, rate)
+        numbers = frame_numbers(len(ticks), frames)
+        return [self.pts[shown_at(ticks[number - 1], begins)] for number in numbers]
 
 
 def _pictures(
