@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 
+from avbench.features.released import importer
 from avbench.features.released.archive import AUDIO, VISUAL, VISUAL_HDF5, Pieces
 from avbench.features.released.dictionary import Refused, read_items
 from avbench.features.released.importer import Imported, import_released
@@ -424,6 +425,32 @@ def test_hostile_hdf5(benchmark: Benchmark, tmp_path: Path) -> None:
         one_line(benchmark, audio, path)
 
 
+def test_hdf5_whose_bytes_turned_is_read_or_told_in_one_line(
+    benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importer, "_SIGHT", (8, 4))
+    monkeypatch.setattr(importer, "create", lambda *a, **k: pytest.fail("it was read"))
+    ids = list(benchmark.manifest.clip_ids)
+    audio, path = write_audio(tmp_path, ids), tmp_path / VISUAL_HDF5
+    with h5py.File(path, "w") as file:
+        for clip_id in ids:
+            file[clip_id] = np.ones((8, 4), np.float32)
+    whole, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
+    used = np.flatnonzero(np.frombuffer(whole, np.uint8))
+    for _ in range(300):
+        content = bytearray(whole)
+        for at in rng.choice(used, 4):
+            content[at] = rng.integers(256)
+        path.write_bytes(content)
+        try:
+            run(benchmark, audio, path)
+        except AvbenchError as error:
+            refused += "\n" not in str(error)
+        except pytest.fail.Exception:
+            continue
+    assert refused > 100
+
+
 def test_damaged_files(benchmark: Benchmark, tmp_path: Path) -> None:
     ids = list(benchmark.manifest.clip_ids)
     audio, visual = write_audio(tmp_path, ids), write_hdf5(tmp_path, ids)
@@ -513,6 +540,8 @@ def test_the_command_line(avbench: Callable, benchmark: Benchmark, tmp_path: Pat
     write_audio(tmp_path / "AVE", ids)
     write_hdf5(tmp_path / "AVE", [*ids[1:], "stranger"])
     toml = str(benchmark.spec.path)
+    for command in (["features"], ["features", "import"]):
+        assert "Example" in avbench(*command, "--help").stdout
     result = avbench("features", "import", toml, "AVE", expect=1)
     lines = result.stdout.splitlines()
     assert lines[0] == "9 of 10 clips are ready, with released features"

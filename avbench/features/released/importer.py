@@ -33,6 +33,12 @@ from avbench.types import AvbenchError, Report
 _DIM, _FRAMES, _CELLS = 768, 8, 196
 _SOUND, _SIGHT = (_DIM,), (_FRAMES * _CELLS, _DIM)
 
+# What zipfile and h5py raise over damaged files; the latter has no errors of its own.
+_UNREADABLE = (
+    *(OSError, EOFError, RuntimeError, KeyError, ValueError, TypeError, ArithmeticError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+
 Arrays = Iterator[tuple[str, npt.NDArray[Any]]]
 
 
@@ -229,6 +235,6 @@ def _blamed(where: str) -> Iterator[None]:
         yield
     except Refused as error:
         raise AvbenchError(f"{where}: {error}: get the authors' file") from error
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError) as error:
+    except _UNREADABLE as error:
         cause = " ".join(str(error).split()) or type(error).__name__
         raise AvbenchError(f"{where}: cannot be read ({cause}): get it again") from error
