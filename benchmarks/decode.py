@@ -20,6 +20,7 @@ import wave
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -126,6 +127,21 @@ def clips_a_second(pool: Callable[[int], Executor], workers: int, clip: Path, co
         return count / (time.perf_counter() - begun)
 
 
+def scale(clip: Path, runs: int, workers: int) -> None:
+    """Print clips a second by threads and by processes, run by turns."""
+    pools: list[Callable[[int], Executor]] = [ThreadPoolExecutor, ProcessPoolExecutor]
+    ways = [(count, pool) for count in range(1, workers + 1) for pool in pools]
+    rates: dict[Any, list[float]] = {way: [] for way in ways}
+    for _ in range(5):
+        for count, pool in ways:
+            rates[count, pool].append(clips_a_second(pool, count, clip, runs))
+    print("| workers | clips/s, threads | clips/s, processes |")
+    print("|---|---|---|")
+    for count in range(1, workers + 1):
+        row = [f"{statistics.median(rates[count, pool]):.2f}" for pool in pools]
+        print(f"| {count} | {' | '.join(row)} |")
+
+
 def main() -> None:
     """Measure and print Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -142,15 +158,7 @@ def main() -> None:
         }
         measure(ways, clip, options.runs)
         print()
-        print("| workers | clips/s, threads | clips/s, processes |")
-        print("|---|---|---|")
-        pools = ThreadPoolExecutor, ProcessPoolExecutor
-        for workers in range(1, options.workers + 1):
-            rates = [
-                statistics.median(clips_a_second(p, workers, clip, 2 * options.runs) for _ in "123")
-                for p in pools
-            ]
-            print(f"| {workers} | {rates[0]:.2f} | {rates[1]:.2f} |")
+        scale(clip, options.runs, options.workers)
 
 
 if __name__ == "__main__":

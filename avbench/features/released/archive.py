@@ -86,12 +86,14 @@ class Found:
     """One of the published files.
 
     Attributes:
+        name: One of `NAMES`.
         where: What messages call it.
         open: Opens it for reading forwards.
         open_anywhere: Opens it for reading in any order, given a folder for what it may have to
             unpack; the file there is gone once closed.
     """
 
+    name: str
     where: str
     open: Callable[[], BinaryIO]
     open_anywhere: Callable[[Path], BinaryIO]
@@ -113,7 +115,7 @@ def published(files: Sequence[Path]) -> Iterator[dict[str, Found]]:
             raise UsageError(f"no file or folder {path}")
     found: dict[str, Found] = {}
     for path in (file for given in files for file in _loose(given)):
-        _add(found, path.name, Found(str(path), _opener(path), _opener(path)))
+        _add(found, Found(path.name, str(path), _opener(path), _opener(path)))
     parts = [path for path in files if path.is_file() and path.name not in NAMES]
     if not parts:
         yield found
@@ -130,7 +132,7 @@ def published(files: Sequence[Path]) -> Iterator[dict[str, Found]]:
             ) from error
         with archive:
             for member in archive.infolist():
-                _add(found, member.filename.rpartition("/")[2], _member(archive, joined, member))
+                _add(found, _member(archive, joined, member))
             yield found
 
 
@@ -144,14 +146,14 @@ def _opener(path: Path) -> Callable[..., BinaryIO]:
     return lambda *_: path.open("rb")
 
 
-def _add(found: dict[str, Found], name: str, file: Found) -> None:
-    if name not in NAMES:
+def _add(found: dict[str, Found], file: Found) -> None:
+    if file.name not in NAMES:
         return
-    if name in found:
+    if file.name in found:
         raise AvbenchError(
-            f"{found[name].where} and {file.where}: which? give the files one by one"
+            f"{found[file.name].where} and {file.where}: which? give the files one by one"
         )
-    found[name] = file
+    found[file.name] = file
 
 
 def _member(archive: zipfile.ZipFile, joined: Pieces, member: zipfile.ZipInfo) -> Found:
@@ -185,7 +187,7 @@ def _member(archive: zipfile.ZipFile, joined: Pieces, member: zipfile.ZipInfo) -
         unpacked.unlink()  # its bytes live until it is closed
         return file
 
-    return Found(where, forwards, anywhere)
+    return Found(member.filename.rpartition("/")[2], where, forwards, anywhere)
 
 
 def need_room(folder: Path, size: int, what: str) -> None:

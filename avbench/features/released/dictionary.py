@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 _LONGEST_ARRAY, _LONGEST_NAME, _LONGEST_KEPT = 2**26, 2**10, 2**6
-_MOST_ON_STACK, _MOST_REMEMBERED = 2**16, 2**23
+_MOST_ON_STACK, _MOST_REMEMBERED, _MOST_NAMES = 2**16, 2**23, 2**20
 
 _MARK = object()
 _FORGOTTEN = object()
@@ -188,6 +188,8 @@ class _Machine:
             raise Refused("it has an array without a name")
         if key in self._names:
             raise Refused(f"it has {key} twice")
+        if len(self._names) == _MOST_NAMES:
+            raise Refused(f"it has more than {_MOST_NAMES:,} names")
         self._names.add(key)
         return key
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import h5py
 import numpy.typing as npt
@@ -72,53 +72,52 @@ def import_released(benchmark: Benchmark, files: Sequence[Path], *, report: Repo
     """
     benchmark = benchmark.base
     folder = store_folder(benchmark, PRESET)
-    clip_ids = benchmark.manifest.clip_ids
     with (
         alone(folder.parent, f"importing features of {benchmark.name}"),
         published(files) as found,
-        ExitStack() as stack,
     ):
         heard, seen = _source(found, (AUDIO,)), _source(found, (VISUAL, VISUAL_HDF5))
-        ours = set(clip_ids)
-        with _blamed(heard.where):
-            sound = dict(_Dictionary(heard, _SOUND).items(None))
-        with _blamed(seen.where):
-            if seen is found.get(VISUAL):
-                sight: _Table = _Dictionary(seen, _SIGHT)
-            else:
-                scratch = stack.enter_context(
-                    tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent)
-                )
-                file = stack.enter_context(seen.open_anywhere(Path(scratch)))
-                sight = stack.enter_context(_Hdf5.open(file, _SIGHT))
-            names = sight.names(report)
-        there = [clip_id for clip_id in clip_ids if clip_id in sound and clip_id in names]
-        if not there:
-            example = next(iter(names), "none")
-            raise AvbenchError(
-                f"{seen.where}: no features of {benchmark.name}: its ids are such as {example}:"
-                " name the benchmark they are of"
-            )
-        need_room(folder.parent, 2 * _DIM * (1 + _FRAMES * _CELLS) * len(there), "store them")
-        with create(
-            folder,
-            preset={
-                "name": PRESET,
-                "version": 1,
-                "dim": _DIM,
-                "clip_seconds": float(benchmark.spec.clip_seconds),
-            },
-            fingerprint=benchmark.manifest.fingerprint,
-            clip_ids=there,
-            dim=_DIM,
-            frames=_FRAMES,
-            cells=_CELLS,
-        ) as writer:
-            rows = {clip_id: row for row, clip_id in enumerate(there)}
-            read = _told(seen.where, sight.items(rows))
-            for done, (clip_id, tokens) in enumerate(read, start=1):
-                writer.write(rows[clip_id], sound[clip_id], tokens)
-                report("features", done, len(there))
+        with _opened(seen, folder.parent) as sight:
+            return _import(benchmark, folder, _Dictionary.of(heard, _SOUND), sight, report)
+
+
+def _import(
+    benchmark: Benchmark, folder: Path, heard: _Dictionary, seen: _Table, report: Report
+) -> Imported:
+    clip_ids = benchmark.manifest.clip_ids
+    ours = set(clip_ids)
+    heard_ids, sound = set(), {}
+    for clip_id, array in heard.items(None):
+        heard_ids.add(clip_id)
+        if clip_id in ours:
+            sound[clip_id] = array
+    names = seen.names(report)
+    there = [clip_id for clip_id in clip_ids if clip_id in sound and clip_id in names]
+    if not there:
+        example = next(iter(names), "none")
+        raise AvbenchError(
+            f"{seen.where}: no features of {benchmark.name}: its ids are such as {example}:"
+            " name the benchmark they are of"
+        )
+    need_room(folder.parent, 2 * _DIM * (1 + _FRAMES * _CELLS) * len(there), "store them")
+    with create(
+        folder,
+        preset={
+            "name": PRESET,
+            "version": 1,
+            "dim": _DIM,
+            "clip_seconds": float(benchmark.spec.clip_seconds),
+        },
+        fingerprint=benchmark.manifest.fingerprint,
+        clip_ids=there,
+        dim=_DIM,
+        frames=_FRAMES,
+        cells=_CELLS,
+    ) as writer:
+        rows = {clip_id: row for row, clip_id in enumerate(there)}
+        for done, (clip_id, tokens) in enumerate(seen.items(rows), start=1):
+            writer.write(rows[clip_id], sound[clip_id], tokens)
+            report("features", done, len(there))
     missing = {
         "no audio features": [i for i in clip_ids if i not in sound and i in names],
         "no visual features": [i for i in clip_ids if i in sound and i not in names],
@@ -127,26 +126,50 @@ def import_released(benchmark: Benchmark, files: Sequence[Path], *, report: Repo
     return Imported(
         store=FeatureStore.open(folder),
         missing={what: clips for what, clips in missing.items() if clips},
-        strangers=len((sound.keys() | names) - ours),
+        strangers=len((heard_ids | names) - ours),
     )
 
 
 class _Table(Protocol):
-    """Arrays by name."""
+    """Arrays by name, in a file that messages call `where`."""
+
+    @property
+    def where(self) -> str: ...
 
     def names(self, report: Report) -> set[str]:
         """Return the names, and check every shape."""
 
-    def items(self, wanted: Mapping[str, int] | None) -> Arrays:
+    def items(self, wanted: Collection[str] | None) -> Arrays:
         """Read those wanted, or all, in the file's order."""
+
+
+@contextmanager
+def _opened(seen: Found, folder: Path) -> Iterator[_Table]:
+    """Open the tokens, whatever file they are in; `folder` has room for what must be unpacked."""
+    if seen.name == VISUAL:
+        yield _Dictionary.of(seen, _SIGHT)
+        return
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as scratch:
+        with _blamed(seen.where):
+            file = seen.open_anywhere(Path(scratch))
+        with file:
+            with _blamed(seen.where):
+                opened = h5py.File(file, "r")
+            with opened:
+                yield _Hdf5(seen.where, opened, _SIGHT)
 
 
 @dataclass(frozen=True)
 class _Dictionary:
     """A pickled dictionary."""
 
-    found: Found
+    where: str
+    open: Callable[[], BinaryIO]
     shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, found: Found, shape: tuple[int, ...]) -> _Dictionary:
+        return cls(found.where, found.open, shape)
 
     def names(self, report: Report) -> set[str]:
         names = set()
@@ -155,8 +178,8 @@ class _Dictionary:
             report("reading names", len(names), len(names))
         return names
 
-    def items(self, wanted: Mapping[str, int] | None) -> Arrays:
-        with self.found.open() as file:
+    def items(self, wanted: Collection[str] | None) -> Arrays:
+        with _blamed(self.where), self.open() as file:
             for name, array in read_items(file, self.shape):
                 if wanted is None or name in wanted:
                     yield name, array
@@ -166,27 +189,24 @@ class _Dictionary:
 class _Hdf5:
     """An HDF5 file of one dataset for each name."""
 
+    where: str
     file: Any
     shape: tuple[int, ...]
 
-    @classmethod
-    @contextmanager
-    def open(cls, file: Any, shape: tuple[int, ...]) -> Iterator[_Hdf5]:
-        with h5py.File(file, "r") as opened:
-            yield cls(opened, shape)
-
     def names(self, report: Report) -> set[str]:
-        names = set(self.file)
-        for done, name in enumerate(sorted(names), start=1):
-            self._dataset(name)
-            report("reading names", done, len(names))
+        with _blamed(self.where):
+            names = set(self.file)
+            for done, name in enumerate(sorted(names), start=1):
+                self._dataset(name)
+                report("reading names", done, len(names))
         return names
 
-    def items(self, wanted: Mapping[str, int] | None) -> Arrays:
-        names = self.file if wanted is None else wanted
-        # In the order they lie in, which a disk reads many times faster.
-        for name in sorted(names, key=lambda name: self._dataset(name).id.get_offset() or 0):
-            yield name, self._dataset(name)[()]
+    def items(self, wanted: Collection[str] | None) -> Arrays:
+        with _blamed(self.where):
+            names = self.file if wanted is None else wanted
+            # In the order they lie in, which a disk reads many times faster.
+            for name in sorted(names, key=lambda name: self._dataset(name).id.get_offset() or 0):
+                yield name, self._dataset(name)[()]
 
     def _dataset(self, name: str) -> Any:
         """The dataset of a name, if it lies in this file as such."""
@@ -216,12 +236,6 @@ def _source(found: Mapping[str, Found], names: Sequence[str]) -> Found:
         f"no {' or '.join(names)} in what was given: give the folder or the zip of the authors, or"
         f" its files: {', '.join(NAMES)}"
     )
-
-
-def _told(where: str, arrays: Arrays) -> Arrays:
-    """Arrays, with errors of reading them, and not of what is done to them, told by `_blamed`."""
-    with _blamed(where):
-        yield from arrays
 
 
 @contextmanager
