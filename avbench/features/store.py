@@ -118,7 +118,7 @@ class FeatureStore:
         option = "" if preset == benchmark.spec.preset else f" --preset {preset}"
         remedy = f"run avbench prepare {benchmark.argument}{option}"
         if preset == "released":
-            remedy = f"run avbench features import {benchmark.argument}"
+            remedy = f"run avbench features import {benchmark.argument} FILES"
         store = cls.open(store_folder(benchmark, preset), remedy=remedy)
         if store.preset_name != preset:
             raise AvbenchError(

@@ -372,6 +372,29 @@ def test_presets_end_to_end(benchmark: Benchmark, weights: Path, preset: str) ->
     np.testing.assert_allclose(pooled, audio, atol=1e-3)
 
 
+def test_a_run_that_was_stopped_ends_with_the_bytes_of_one_that_was_not(
+    benchmark: Benchmark, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = PretrainedEncoder("avcil", benchmark, "cpu", weights)
+    encode, batches = encoder.encode, []
+
+    def stopping(clips: Any) -> Any:
+        batches.append(len(clips))
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        return encode(clips)
+
+    monkeypatch.setattr(encoder, "encode", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        extract(benchmark, encoder, workers=2, batch_size=3, report=silent)
+    resumed = extract(benchmark, encoder, workers=2, batch_size=3, report=silent)
+    assert sum(batches) == 9 + batches[2]  # only the batch it was stopped at came twice
+    content = {path.name: path.read_bytes() for path in resumed.folder.iterdir()}
+    resumed.folder.rename(tmp_path / "resumed")
+    whole = extract(benchmark, encoder, workers=1, batch_size=3, report=silent)
+    assert {path.name: path.read_bytes() for path in whole.folder.iterdir()} == content
+
+
 def test_presets_differ_and_know_their_weights(benchmark: Benchmark, weights: Path) -> None:
     def preset_hash(name: str, benchmark: Benchmark = benchmark) -> str:
         return hash_preset(open_encoder(name, benchmark, device="cpu", weights=weights).describe())
