@@ -51,6 +51,7 @@ class Unfinished:
     ) -> None:
         self.folder, self.preset_hash = folder, preset_hash
         self._journal = _journal(folder)
+        self._row = 0
         self._head = json.dumps({"preset_hash": preset_hash, "dim": dim, "tokens": tokens}) + "\n"
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +89,7 @@ class Unfinished:
         Raises:
             AvbenchError: If the disk refuses.
         """
-        row, added = sum(not entry.failed for entry in self.entries), []
+        row, added = self._row, []
         with writing(self.folder):
             for clip_id, mtime_ns, outcome in batch:
                 if isinstance(outcome, str):
@@ -97,11 +98,11 @@ class Unfinished:
                 written = write_row(self._audio, self._visual, row, *outcome)
                 added.append(Entry(clip_id, mtime_ns, written.hex()))
                 row += 1
-            lines = "".join(json.dumps(asdict(entry)) + "\n" for entry in added)
-            # At one stroke: batches that differ from an undisturbed run's might differ in bits.
-            with self._journal.open("ab", buffering=0) as journal:
-                journal.write(lines.encode())
+            # One line, whole or not there: what is encoded in other company may differ in bits.
+            with self._journal.open("a", encoding="utf-8") as journal:
+                journal.write(json.dumps([asdict(entry) for entry in added]) + "\n")
         self.entries += added
+        self._row = row
 
     def finish(
         self,
@@ -157,28 +158,30 @@ class Unfinished:
         there = self._journal.is_file()
         lines = self._journal.read_text(encoding="utf-8").splitlines(True) if there else []
         entries: list[Entry] = []
-        row, kept = 0, [self._head]
+        kept = [self._head]
         for line in lines[1:] if lines[:1] == kept else []:
-            entry = _entry(line)
-            if entry is None:
+            batch = _batch(line)
+            rows = [entry.digest for entry in batch if not entry.failed]
+            if not batch or rows != [self._digest(self._row + row) for row in range(len(rows))]:
                 break
-            if not entry.failed:
-                if digest(*self.read(row)).hex() != entry.digest:
-                    break
-                row += 1
-            entries.append(entry)
+            self._row += len(rows)
+            entries += batch
             kept.append(line)
-            report("checking what was extracted", len(entries), len(lines) - 1)
+            report("checking what was extracted", len(kept) - 1, len(lines) - 1)
         if kept != lines:
             self._journal.write_text("".join(kept), encoding="utf-8")
         return entries
 
+    def _digest(self, row: int) -> str:
+        return digest(*self.read(row)).hex()
 
-def _entry(line: str) -> Entry | None:
+
+def _batch(line: str) -> list[Entry]:
+    """What a line of the journal says; nothing if it is torn."""
     try:
-        return Entry(**json.loads(line)) if line.endswith("\n") else None
+        return [Entry(**entry) for entry in json.loads(line)] if line.endswith("\n") else []
     except (TypeError, ValueError):
-        return None
+        return []
 
 
 def find(
