@@ -107,6 +107,8 @@ def decode(
             if video.codec_context is None or audio.codec_context is None:
                 raise _unusable(path, "in a format unknown here")
             packets: list[Packet] = [p for p in container.demux(video, audio) if p.size]
+            if any(packet.is_corrupt for packet in packets):
+                raise _unusable(path, "cut short: it ends within a frame")
             seen = [packet for packet in packets if packet.stream_index == video.index]
             heard = [packet for packet in packets if packet.stream_index == audio.index]
             shown = _Shown.of(path, video, [packet for packet in seen if not packet.is_discard])

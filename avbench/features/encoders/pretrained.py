@@ -85,7 +85,7 @@ class PretrainedEncoder:
         self.cells: int = (config.image_size // config.patch_size) ** 2
         on_gpu = self._device.type == "cuda"
         self.batch_size = 32 if on_gpu else 8
-        self._half = on_gpu and torch.cuda.is_bf16_supported()
+        self._half = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         self._rate = _RATE_OF.get(benchmark.base.name, _RATE)
         self._hashes = hash_weights(heard), hash_weights(seen)
 
