@@ -8,16 +8,19 @@ import pickle
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 
-from avbench.features.released import importer
-from avbench.features.released.archive import AUDIO, VISUAL, VISUAL_HDF5, Pieces
+from avbench.features.released import archive, importer
+from avbench.features.released.archive import AUDIO, VISUAL, VISUAL_HDF5, Inflated, Pieces
 from avbench.features.released.dictionary import Refused, read_items
 from avbench.features.released.importer import Imported, import_released
 from avbench.features.store import FeatureStore
@@ -123,13 +126,13 @@ def test_a_zip_in_parts_is_read_without_joining_it(
     benchmark: Benchmark, tmp_path: Path, write: Callable, method: int, parts: int
 ) -> None:
     ids = shuffled(benchmark)
-    with zipfile.ZipFile(tmp_path / "AVE.zip", "w", method, compresslevel=1) as archive:
+    with zipfile.ZipFile(tmp_path / "AVE.zip", "w", method, compresslevel=1) as packed:
         for file in (write_audio(tmp_path / "a", ids), write(tmp_path / "a", ids)):
-            archive.write(file, f"data/AVE/{file.parent.name}/{file.name}")
+            packed.write(file, f"data/AVE/{file.parent.name}/{file.name}")
         # None of these is ever unpacked, wherever they point to.
-        archive.writestr("../../outside.txt", "hello")
-        archive.writestr("/absolute.npy", "hello")
-        archive.writestr(f"__MACOSX/._{AUDIO}", "hello")
+        packed.writestr("../../outside.txt", "hello")
+        packed.writestr("/absolute.npy", "hello")
+        packed.writestr(f"__MACOSX/._{AUDIO}", "hello")
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     files = in_parts(tmp_path / "AVE.zip", parts)
     imported = run(benchmark, *files)
@@ -151,6 +154,31 @@ def test_pieces_are_one_file(tmp_path: Path) -> None:
             assert inside.read(count) == content[130:630][start : start + count]
         assert inside.seek(-5, os.SEEK_END) == 495
         inside.close()
+
+
+@pytest.mark.parametrize(("piece", "apart"), [(50, 100), (1000, 3000), (2**16, 2**26)])
+def test_a_deflated_file_is_read_in_any_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int, apart: int
+) -> None:
+    monkeypatch.setattr(archive, "_PACKED_AT_A_TIME", piece)
+    monkeypatch.setattr(archive, "_STATES_APART", apart)
+    rng = np.random.default_rng(0)
+    content = bytes(rng.integers(0, 5, 20_000, np.uint8)) + bytes(5000)
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    (tmp_path / "packed").write_bytes(packer.compress(content) + packer.flush())
+    size = (tmp_path / "packed").stat().st_size
+    with Inflated(Pieces([(tmp_path / "packed", 0, size)]), len(content)) as inflated:
+        for _ in range(300):
+            start, count = int(rng.integers(len(content))), int(rng.integers(1, 3000))
+            inflated.seek(start)
+            assert io.BytesIO(content[start:]).read(count).startswith(inflated.read(count))
+            assert inflated.tell() > start
+        inflated.seek(0)
+        assert inflated.readall() == content
+    with Inflated(Pieces([(tmp_path / "packed", 0, size // 2)]), len(content)) as inflated:
+        inflated.seek(-1, os.SEEK_END)
+        with pytest.raises(EOFError):
+            inflated.read(1)
 
 
 def test_what_is_missing_and_what_is_strange_is_said(benchmark: Benchmark, tmp_path: Path) -> None:
@@ -429,7 +457,13 @@ def test_hdf5_whose_bytes_turned_is_read_or_told_in_one_line(
     benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importer, "_SIGHT", (8, 4))
-    monkeypatch.setattr(importer, "create", lambda *a, **k: pytest.fail("it was read"))
+
+    @contextmanager
+    def create(*_: Any, **__: Any) -> Iterator[Any]:
+        yield SimpleNamespace(write=lambda *_: None)
+        pytest.fail("all of it was read")
+
+    monkeypatch.setattr(importer, "create", create)
     ids = list(benchmark.manifest.clip_ids)
     audio, path = write_audio(tmp_path, ids), tmp_path / VISUAL_HDF5
     with h5py.File(path, "w") as file:
@@ -477,9 +511,9 @@ def test_bad_zips(benchmark: Benchmark, tmp_path: Path) -> None:
 
     def zipped(content: bytes) -> Path:
         path = tmp_path / "bad.zip"
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.write(audio, AUDIO)
-            archive.writestr(VISUAL_HDF5, content)
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+            packed.write(audio, AUDIO)
+            packed.writestr(VISUAL_HDF5, content)
         return path
 
     assert "zip bomb" in one_line(benchmark, zipped(bytes(50_000_000)))

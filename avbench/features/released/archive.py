@@ -7,13 +7,14 @@ import os
 import shutil
 import struct
 import zipfile
+import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from avbench.resources import writing
 from avbench.types import AvbenchError, UsageError
 
 AUDIO = "audio_pretrained_feature_dict.npy"
@@ -23,6 +24,8 @@ NAMES = (AUDIO, VISUAL, VISUAL_HDF5)
 
 # Deflate cannot do better than about 1 to 1,000; features come nowhere near 1 to 100.
 _MOST_INFLATED = 100
+
+_PACKED_AT_A_TIME, _STATES_APART = 2**16, 2**26
 
 
 class Pieces(io.RawIOBase):
@@ -81,6 +84,75 @@ class Pieces(io.RawIOBase):
         super().close()
 
 
+class Inflated(io.RawIOBase):
+    """A deflated file read in any order.
+
+    Going back means inflating anew from the last of the states that are kept on the way; each
+    takes some 50 kB, so that a file of 300 GB has 200 MB of them.
+
+    Args:
+        packed: What was deflated, without a header.
+        size: Of what comes out.
+    """
+
+    def __init__(self, packed: io.RawIOBase, size: int) -> None:
+        self._packed, self._size, self._at = packed, size, 0
+        self._starts, self._states = [0], [(0, zlib.decompressobj(-zlib.MAX_WBITS))]
+        self._go_back(0)
+
+    def readable(self) -> bool:
+        """Return that it is."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return that it is."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place, as of any file."""
+        self._at = max(0, offset + (0, self._at, self._size)[whence])
+        return self._at
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Read up to the end of what was inflated at a time, as of any file."""
+        if self._at >= self._size:
+            return 0
+        nearest = bisect_right(self._starts, self._at) - 1
+        if not self._begin <= self._at or self._starts[nearest] > self._begin + len(self._piece):
+            self._go_back(nearest)
+        while self._begin + len(self._piece) <= self._at:
+            self._inflate()
+        inside = self._at - self._begin
+        content = self._piece[inside : inside + len(buffer)]
+        buffer[: len(content)] = content
+        self._at += len(content)
+        return len(content)
+
+    def close(self) -> None:
+        """Close what it reads from."""
+        self._packed.close()
+        super().close()
+
+    def _go_back(self, number: int) -> None:
+        place, state = self._states[number]
+        self._begin, self._piece, self._state = self._starts[number], b"", state.copy()
+        self._packed.seek(place)
+
+    def _inflate(self) -> None:
+        packed = self._packed.read(_PACKED_AT_A_TIME)
+        if not packed:
+            raise EOFError("it ends too early")
+        self._begin += len(self._piece)
+        self._piece = self._state.decompress(packed)
+        if self._begin + len(self._piece) - self._starts[-1] > _STATES_APART:
+            self._starts.append(self._begin + len(self._piece))
+            self._states.append((self._packed.tell(), self._state.copy()))
+
+
 @dataclass(frozen=True)
 class Found:
     """One of the published files.
@@ -89,14 +161,13 @@ class Found:
         name: One of `NAMES`.
         where: What messages call it.
         open: Opens it for reading forwards.
-        open_anywhere: Opens it for reading in any order, given a folder for what it may have to
-            unpack; the file there is gone once closed.
+        open_anywhere: Opens it for reading in any order.
     """
 
     name: str
     where: str
     open: Callable[[], BinaryIO]
-    open_anywhere: Callable[[Path], BinaryIO]
+    open_anywhere: Callable[[], BinaryIO]
 
 
 @contextmanager
@@ -142,8 +213,8 @@ def _loose(path: Path) -> list[Path]:
     return [path] if path.name in NAMES else []
 
 
-def _opener(path: Path) -> Callable[..., BinaryIO]:
-    return lambda *_: path.open("rb")
+def _opener(path: Path) -> Callable[[], BinaryIO]:
+    return lambda: path.open("rb")
 
 
 def _add(found: dict[str, Found], file: Found) -> None:
@@ -169,23 +240,19 @@ def _member(archive: zipfile.ZipFile, joined: Pieces, member: zipfile.ZipInfo) -
         check()
         return archive.open(member)  # type: ignore[return-value]
 
-    def anywhere(scratch: Path) -> BinaryIO:
+    def anywhere() -> BinaryIO:
         check()
-        if member.compress_type == zipfile.ZIP_STORED:
-            with joined.cut(member.header_offset, 30) as start:
-                header = start.read() or b""
-            if len(header) < 30:
-                raise AvbenchError(f"{where}: the zip is damaged")
-            skipped = 30 + sum(struct.unpack_from("<HH", header, 26))
-            inside = joined.cut(member.header_offset + skipped, member.file_size)
-            return io.BufferedReader(inside, 2**16)
-        need_room(scratch, member.file_size, f"unpack {member.filename}")
-        unpacked = scratch / VISUAL_HDF5
-        with writing(unpacked), archive.open(member) as source, unpacked.open("wb") as target:
-            shutil.copyfileobj(source, target, 2**22)
-        file = unpacked.open("rb")
-        unpacked.unlink()  # its bytes live until it is closed
-        return file
+        with joined.cut(member.header_offset, 30) as start:
+            header = start.read() or b""
+        if len(header) < 30:
+            raise AvbenchError(f"{where}: the zip is damaged")
+        skipped = 30 + sum(struct.unpack_from("<HH", header, 26))
+        inside: io.RawIOBase = joined.cut(member.header_offset + skipped, member.compress_size)
+        if member.compress_type == zipfile.ZIP_DEFLATED:
+            inside = Inflated(inside, member.file_size)
+        elif member.compress_type != zipfile.ZIP_STORED:
+            raise AvbenchError(f"{where}: compressed in a way unknown here: unpack it yourself")
+        return io.BufferedReader(inside, 2**16)
 
     return Found(member.filename.rpartition("/")[2], where, forwards, anywhere)
 
