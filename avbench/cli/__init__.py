@@ -13,6 +13,7 @@ import click
 
 from avbench import __version__, registry, resources
 from avbench.cli.compare import compare
+from avbench.cli.features import features
 from avbench.cli.output import json_option, print_json, print_table, progress, workers_option
 from avbench.cli.prepare import prepare, status
 from avbench.cli.score import score
@@ -68,7 +69,7 @@ def main() -> None:
     """
 
 
-for command in (prepare, status, splits, score, compare):
+for command in (prepare, status, features, splits, score, compare):
     main.add_command(command)
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from avbench import registry
 from avbench.cli.output import json_option, print_json, print_table, progress, workers_option
 from avbench.types import SPLITS, Split, UsageError
 
@@ -48,6 +47,17 @@ class _Rate(click.ParamType[int]):
     "  [default: the benchmark's]",
 )
 @click.option("--preset", help="Encoder preset of the features.  [default: the benchmark's]")
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="Folder of the encoders' weights.  [default: from the Hugging Face hub]",
+)
+@click.option("--device", help="Where encoders compute.  [default: cuda if there is one, or cpu]")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Clips encoded at a time.  [default: 32 on cuda, 8 elsewhere]",
+)
 @click.option("--stage", type=click.Choice(_STAGES), help="Do this stage only.")
 @click.option("--dry-run", is_flag=True, help="Say what there is to do, and what it takes.")
 @click.option("--split", type=click.Choice(SPLITS), help="Only the clips of this split.")
@@ -100,6 +110,9 @@ def prepare(
     benchmark: str,
     sources: tuple[str, ...],
     preset: str | None,
+    weights: Path | None,
+    device: str | None,
+    batch_size: int | None,
     stage: Stage | None,
     dry_run: bool,
     split: Split | None,
@@ -141,8 +154,10 @@ def prepare(
       avbench prepare vs100-ci --dry-run
       avbench prepare vs100-ci --source archive:/data/vggsound --source youtube
       avbench prepare ave-ci --split test --limit 20
+      avbench prepare ave-ci --source archive:AVE.zip --preset avcil --device cuda
       avbench prepare my-benchmark.toml --source folder:clips
     """
+    from avbench.features.encoder import open_encoder
     from avbench.features.extract import extract
     from avbench.manifests.benchmark import Benchmark
     from avbench.media.prepare import Choice, check_clips, plan_clips, prepare_clips
@@ -158,7 +173,10 @@ def prepare(
         _print_plan(chosen, plan, workers, as_json=as_json)
         return
     wanted = choice.of(asked)
-    encoder = registry.load("encoders", preset or asked.spec.preset)()
+    name = preset or asked.spec.preset
+    # Before any clip: it may turn out that there are no weights.
+    needed = stage in (None, "features")
+    encoder = open_encoder(name, chosen, device=device, weights=weights) if needed else None
     failed: dict[str, list[str]] = {}
     store, ready = None, 0
     with progress() as report:
@@ -191,10 +209,13 @@ def prepare(
                 retry_refused=retry_refused,
             )
             failed, ready = prepared.failed, prepared.ok + prepared.already
-        if stage == "features" or (stage is None and ready):
-            store = extract(chosen, encoder, workers=workers, report=report)
+        if encoder and (stage == "features" or ready):
+            store = extract(chosen, encoder, workers=workers, batch_size=batch_size, report=report)
+            for clip_id in wanted:
+                if clip_id in store.failed:
+                    failed.setdefault(store.failed[clip_id], []).append(clip_id)
             ready = int((store.rows_of(wanted) >= 0).sum())
-    done = f"are ready, with {encoder.name} features" if store else _DONE.get(stage, "are ready")
+    done = f"are ready, with {name} features" if store else _DONE.get(stage, "are ready")
     if as_json:
         features = str(store.folder) if store else None
         counts = {"clips": len(wanted), "ready": ready, "failed": failed}

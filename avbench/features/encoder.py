@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from avbench import registry
+from avbench.manifests.benchmark import Benchmark
+from avbench.types import UsageError
 
 Floats = npt.NDArray[np.float32]
 
@@ -19,22 +25,61 @@ class Encoder(Protocol):
         dim: Width of the audio descriptor and of a visual token.
         frames: Temporal positions of the visual tokens.
         cells: Spatial positions of each.
+        batch_size: Clips encoded at a time unless asked otherwise.
     """
 
     name: str
     dim: int
     frames: int
     cells: int
+    batch_size: int
 
     def describe(self) -> dict[str, Any]:
         """Return every choice the features depend on, as JSON can hold it, with the `name`."""
 
-    def encode(self, path: Path) -> tuple[Floats, Floats]:
-        """Encode one clip; may be called from several threads at once.
-
-        Returns:
-            Audio (dim,) and visual tokens (frames * cells, dim), frame by frame.
+    def read(self, path: Path) -> Any:
+        """Make of a clip's file what `encode` takes; called from several threads at once.
 
         Raises:
             AvbenchError: If the clip cannot be decoded; the message names it.
         """
+
+    def encode(self, clips: Sequence[Any]) -> Sequence[tuple[Floats, Floats]]:
+        """Encode a batch of what `read` returned.
+
+        Returns:
+            For each, audio (dim,) and visual tokens (frames * cells, dim), frame by frame.
+        """
+
+
+def open_encoder(
+    preset: str,
+    benchmark: Benchmark,
+    *,
+    device: str | None = None,
+    weights: Path | None = None,
+) -> Encoder:
+    """Make the encoder of a preset.
+
+    What is registered is called with those of `benchmark`, `device` and `weights` that it takes.
+
+    Args:
+        preset: A name from `avbench list`.
+        benchmark: Whose clips it will encode.
+        device: Where it computes, as torch says it; None for the fastest there is.
+        weights: A folder of weights; None for those of the hub.
+
+    Raises:
+        UsageError: If there is no such preset, or it has no use for a device or weights.
+        AvbenchError: If it cannot be made, such as for want of weights.
+    """
+    factory = registry.load("encoders", preset)
+    taken = inspect.signature(factory).parameters
+    given = {"device": device, "weights": weights}
+    asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    for name in asked.keys() - taken.keys():
+        raise UsageError(f"{preset} features have no use for --{name}: leave it out")
+    if "benchmark" in taken:
+        asked["benchmark"] = benchmark
+    encoder: Encoder = factory(**asked)
+    return encoder

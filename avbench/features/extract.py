@@ -2,100 +2,217 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from joblib import Parallel, delayed
-
-from avbench.features.encoder import Encoder, Floats
-from avbench.features.store import FeatureStore, Rows, create, hash_preset, store_folder
+from avbench.features import unfinished
+from avbench.features.encoder import Encoder
+from avbench.features.store import FeatureStore, Half, NotFinite, hash_preset, store_folder
+from avbench.features.unfinished import Unfinished
 from avbench.manifests.benchmark import Benchmark
 from avbench.resources import alone
 from avbench.types import AvbenchError, Report
 
 
 def extract(
-    benchmark: Benchmark, encoder: Encoder, *, workers: int, report: Report
+    benchmark: Benchmark,
+    encoder: Encoder,
+    *,
+    workers: int,
+    report: Report,
+    batch_size: int | None = None,
 ) -> FeatureStore:
     """Encode every clip that is there, in the manifest's order.
 
-    What an earlier run encoded is kept, unless the preset differs or the clip is newer.
+    What an earlier run encoded is kept, finished or killed, unless the preset differs or the clip
+    is newer. A killed run that is run again ends with the bytes of one that was left alone, given
+    the same clips and batch size. Clips that cannot be encoded are left out; the store's `failed`
+    says why.
 
     Args:
         benchmark: Whose clips; of one derived from another, those of the other.
         encoder: What encodes them.
-        workers: Clips encoded at the same time, in threads.
+        workers: Clips decoded at the same time, in threads, while others are encoded.
         report: Called as clips are done.
+        batch_size: Clips encoded at a time; None for the encoder's own.
 
     Raises:
-        AvbenchError: If there is no clip, one cannot be encoded, or the disk refuses.
+        AvbenchError: If there is no clip, none can be encoded, or the disk refuses.
     """
     benchmark = benchmark.base
-    paths = _clips(benchmark)
+    clips = _clips(benchmark)
     folder = store_folder(benchmark, encoder.name)
-    with alone(folder.parent, f"extracting features of {benchmark.name}"):
-        return _extract(benchmark, encoder, folder, paths, workers, report)
-
-
-def _extract(
-    benchmark: Benchmark,
-    encoder: Encoder,
-    folder: Path,
-    paths: dict[str, Path],
-    workers: int,
-    report: Report,
-) -> FeatureStore:
-    fingerprint = benchmark.manifest.fingerprint
     preset = encoder.describe() | {"clip_seconds": float(benchmark.spec.clip_seconds)}
-    previous = _previous(folder, preset)
-    rows = _rows_to_keep(previous, paths)
-    complete = previous and np.array_equal(rows, np.arange(len(previous)))
-    if previous and complete and previous.fingerprint == fingerprint:
-        return previous
-
-    run = Parallel(n_jobs=workers, backend="threading", return_as="generator")
-    work = _Work(encoder, previous)
-    with create(
-        folder,
-        preset=preset,
-        fingerprint=fingerprint,
-        clip_ids=list(paths),
-        dim=encoder.dim,
-        frames=encoder.frames,
-        cells=encoder.cells,
-    ) as writer:
-        results = run(delayed(work)(*each) for each in zip(paths.values(), rows, strict=True))
-        for row, (audio, visual) in enumerate(results):
-            writer.write(row, audio, visual)
-            report("features", row + 1, len(paths))
+    with alone(folder.parent, f"extracting features of {benchmark.name}"), ExitStack() as stack:
+        previous = _previous(folder, preset)
+        kept = _Kept()
+        if previous:
+            kept.add_store(previous, clips)
+            same = previous.fingerprint == benchmark.manifest.fingerprint
+            if same and kept.is_all_of(previous, clips):
+                unfinished.clear(folder)
+                return previous
+        shape = encoder.dim, encoder.frames * encoder.cells
+        left = unfinished.find(folder, preset, *shape, report)
+        for each in left:
+            stack.callback(each.close)
+        if left and _goes_on(left[-1], clips):
+            target = left.pop()
+        else:
+            target = unfinished.begin(folder, preset, *shape)
+            stack.callback(target.close)
+        for each in left:
+            kept.add_unfinished(each, clips)
+        size = batch_size or encoder.batch_size
+        _fill(target, encoder, clips, kept, size=size, workers=workers, report=report)
+        if all(entry.failed for entry in target.entries):
+            first = target.entries[0]
+            raise AvbenchError(
+                f"none of {len(clips)} clips can be encoded; {first.clip_id}: {first.failed}"
+            )
+        target.finish(
+            folder,
+            preset=preset,
+            fingerprint=benchmark.manifest.fingerprint,
+            dim=encoder.dim,
+            frames=encoder.frames,
+            cells=encoder.cells,
+        )
+        unfinished.clear(folder)
     return FeatureStore.open(folder)
 
 
 @dataclass(frozen=True)
-class _Work:
-    """Gives the features of one clip, old or new, in a worker."""
+class _Clip:
+    """The file of a clip, as it was when the run began."""
 
-    encoder: Encoder
-    previous: FeatureStore | None
-
-    def __call__(self, path: Path, row: int) -> tuple[Floats, Floats]:
-        if self.previous is None or row < 0:
-            return self.encoder.encode(path)
-        one = np.array([row])
-        audio, visual = self.previous.audio(one)[0], self.previous.visual(one)[0]
-        return audio.astype(np.float32), visual.astype(np.float32)
+    clip_id: str
+    path: Path
+    mtime_ns: int
 
 
-def _clips(benchmark: Benchmark) -> dict[str, Path]:
-    """The clips that are there, by id, in the manifest's order."""
+@dataclass(frozen=True)
+class _Kept:
+    """What earlier runs found out about clips whose files are the same: features, or failures."""
+
+    features: dict[str, Callable[[], tuple[Half, Half]]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def add_store(self, store: FeatureStore, clips: Sequence[_Clip]) -> None:
+        """Add what a finished store holds of clips no newer than it."""
+        written = (store.folder / "store.json").stat().st_mtime_ns
+        old = [clip.clip_id for clip in clips if clip.mtime_ns <= written]
+        for clip_id, row in zip(old, store.rows_of(old).tolist(), strict=True):
+            if row >= 0:
+                self.features[clip_id] = _reader(store, row)
+            elif clip_id in store.failed:
+                self.failed[clip_id] = store.failed[clip_id]
+
+    def add_unfinished(self, left: Unfinished, clips: Sequence[_Clip]) -> None:
+        """Add what a killed run found out about clips of the same time."""
+        times = {clip.clip_id: clip.mtime_ns for clip in clips}
+        for entry in left.entries:
+            if times.get(entry.clip_id) != entry.mtime_ns:
+                continue
+            if entry.failed:
+                self.failed.setdefault(entry.clip_id, entry.failed)
+            else:
+                row = left.rows[entry.clip_id]
+                self.features.setdefault(entry.clip_id, _reader(left, row))
+
+    def is_all_of(self, store: FeatureStore, clips: Sequence[_Clip]) -> bool:
+        """Whether a store says of these clips all that there is to say, and of no others."""
+        known = len(self.features) + len(self.failed) == len(clips)
+        return known and list(self.features) == [*store.clip_ids] and self.failed == store.failed
+
+
+def _reader(source: FeatureStore | Unfinished, row: int) -> Callable[[], tuple[Half, Half]]:
+    return lambda: source.read(row)
+
+
+def _fill(
+    target: Unfinished,
+    encoder: Encoder,
+    clips: Sequence[_Clip],
+    kept: _Kept,
+    *,
+    size: int,
+    workers: int,
+    report: Report,
+) -> None:
+    """Append the clips that are still missing, batch by batch."""
+    done = len(target.entries)
+    rest = clips[done:]
+    todo = [c for c in rest if c.clip_id not in kept.features.keys() | kept.failed.keys()]
+    report("features", done, len(clips))
+    pool = ThreadPoolExecutor(workers)
+    try:
+        inputs = _ahead(pool, encoder, todo, 2 * size + workers)
+        for start in range(0, len(rest), size):
+            batch = rest[start : start + size]
+            found: dict[str, tuple[Half, Half] | str] = {}
+            fresh = []
+            for clip in batch:
+                if clip.clip_id in kept.features:
+                    found[clip.clip_id] = kept.features[clip.clip_id]()
+                elif clip.clip_id in kept.failed:
+                    found[clip.clip_id] = kept.failed[clip.clip_id]
+                else:
+                    given = next(inputs)
+                    if isinstance(given, AvbenchError):
+                        found[clip.clip_id] = _reason(given, clip)
+                    else:
+                        fresh.append((clip, given))
+            encoded = encoder.encode([given for _, given in fresh]) if fresh else []
+            for (clip, _), features in zip(fresh, encoded, strict=True):
+                try:
+                    found[clip.clip_id] = target.halved(clip.clip_id, *features)
+                except NotFinite as error:
+                    found[clip.clip_id] = _reason(error, clip)
+            target.append((c.clip_id, c.mtime_ns, found[c.clip_id]) for c in batch)
+            report("features", done + start + len(batch), len(clips))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, encoder: Encoder, clips: Iterable[_Clip], ahead: int
+) -> Iterator[Any]:
+    """Read clips in threads, in order, never more than so many before they are asked for."""
+
+    def read(clip: _Clip) -> Any:
+        try:
+            return encoder.read(clip.path)
+        except AvbenchError as error:
+            return error
+
+    waiting: deque[Future[Any]] = deque()
+    for clip in clips:
+        waiting.append(pool.submit(read, clip))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _reason(error: AvbenchError, clip: _Clip) -> str:
+    """The same for every clip with the same trouble."""
+    return str(error).replace(f"{clip.path}: ", "").replace(f" of clip {clip.clip_id}", "")
+
+
+def _clips(benchmark: Benchmark) -> list[_Clip]:
+    """The clips that are there, in the manifest's order."""
     folder = benchmark.home / "clips"
     there = {path.name for path in folder.glob("*.mp4")}
-    clip_ids = [i for i in benchmark.manifest.clip_ids if f"{i}.mp4" in there]
-    if not clip_ids:
+    paths = {i: folder / f"{i}.mp4" for i in benchmark.manifest.clip_ids if f"{i}.mp4" in there}
+    if not paths:
         raise AvbenchError(f"no clips in {folder}: run avbench prepare {benchmark.argument}")
-    return {clip_id: folder / f"{clip_id}.mp4" for clip_id in clip_ids}
+    return [_Clip(clip_id, path, path.stat().st_mtime_ns) for clip_id, path in paths.items()]
 
 
 def _previous(folder: Path, preset: dict[str, Any]) -> FeatureStore | None:
@@ -107,10 +224,7 @@ def _previous(folder: Path, preset: dict[str, Any]) -> FeatureStore | None:
     return store if store.preset_hash == hash_preset(preset) else None
 
 
-def _rows_to_keep(previous: FeatureStore | None, paths: dict[str, Path]) -> Rows:
-    """Row of every clip in the earlier store; -1 if it is not there or older than the clip."""
-    if previous is None:
-        return np.full(len(paths), -1)
-    written = (previous.folder / "store.json").stat().st_mtime_ns
-    newer = [path.stat().st_mtime_ns > written for path in paths.values()]
-    return np.where(newer, -1, previous.rows_of(list(paths)))
+def _goes_on(left: Unfinished, clips: Sequence[_Clip]) -> bool:
+    """Whether going on with what was left gives the store of these clips."""
+    known = [(entry.clip_id, entry.mtime_ns) for entry in left.entries]
+    return known == [(clip.clip_id, clip.mtime_ns) for clip in clips[: len(known)]]

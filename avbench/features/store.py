@@ -2,12 +2,14 @@
 
 A folder with `audio.npy` (clips, dim) and `visual.npy` (clips, frames * cells, dim), both float16
 in C order so that they can be mapped into memory, `index.parquet` (clip_id, row) and `store.json`.
-Rows follow the manifest, which keeps the clips of one split and step next to each other.
+Rows follow the manifest, which keeps the clips of one split and step next to each other. Where
+clips could not be encoded, `failed.json` says which and why.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +60,7 @@ class FeatureStore:
         cells: Spatial positions of each; token `frame * cells + cell` is one cell of one frame.
         clip_ids: The clip of every row.
         features_hash: SHA-256 over the bytes of all features, in hexadecimal.
+        failed: Why clips that were there have no features, by clip.
     """
 
     folder: Path
@@ -68,6 +71,7 @@ class FeatureStore:
     cells: int
     clip_ids: tuple[str, ...]
     features_hash: str
+    failed: dict[str, str]
     _audio: Half
     _visual: Half
 
@@ -98,6 +102,7 @@ class FeatureStore:
             cells=info["cells"],
             clip_ids=clip_ids,
             features_hash=info["features_hash"],
+            failed=_read_failed(folder / "failed.json"),
             _audio=_map(folder / "audio.npy", (clips, dim)),
             _visual=_map(folder / "visual.npy", (clips, tokens, dim)),
         )
@@ -107,11 +112,20 @@ class FeatureStore:
         """Open the features of a benchmark under a preset.
 
         Raises:
-            AvbenchError: As `open`; the message says how to make them.
+            AvbenchError: As `open`, the message saying how to make them; or if they are of another
+                preset than their folder says.
         """
         option = "" if preset == benchmark.spec.preset else f" --preset {preset}"
         remedy = f"run avbench prepare {benchmark.argument}{option}"
-        return cls.open(store_folder(benchmark, preset), remedy=remedy)
+        if preset == "released":
+            remedy = f"run avbench features import {benchmark.argument} FILES"
+        store = cls.open(store_folder(benchmark, preset), remedy=remedy)
+        if store.preset_name != preset:
+            raise AvbenchError(
+                f"{store.folder}: holds features of preset {store.preset_name}, not {preset}:"
+                f" move it away and {remedy}"
+            )
+        return store
 
     @cached_property
     def preset_name(self) -> str:
@@ -130,6 +144,10 @@ class FeatureStore:
         """Return the row of every clip asked for, -1 where the store lacks it."""
         found = (self._row_of.get(clip_id, -1) for clip_id in clip_ids)
         return np.fromiter(found, np.int64, len(clip_ids))
+
+    def read(self, row: int) -> tuple[Half, Half]:
+        """Read one clip: audio (dim,) and visual tokens (frames * cells, dim), float16."""
+        return self._audio[row], self._visual[row]
 
     def audio(self, rows: Rows) -> Half:
         """Read audio descriptors, in the order asked for: (n, dim) float16."""
@@ -185,6 +203,59 @@ def create(
     Raises:
         AvbenchError: If a clip was not written, or the disk refuses.
     """
+    with replacing(folder, folder=True) as temporary:
+        with (
+            RowFile(temporary / "audio.npy", (dim,)) as audio,
+            RowFile(temporary / "visual.npy", (frames * cells, dim)) as visual,
+        ):
+            writer = StoreWriter(clip_ids, audio, visual)
+            yield writer
+            digests = writer.digests(folder)
+            audio.seal(len(clip_ids))
+            visual.seal(len(clip_ids))
+        seal(
+            temporary,
+            preset=preset,
+            fingerprint=fingerprint,
+            clip_ids=clip_ids,
+            digests=digests,
+            dim=dim,
+            frames=frames,
+            cells=cells,
+        )
+
+
+def seal(
+    folder: Path,
+    *,
+    preset: Mapping[str, Any],
+    fingerprint: str,
+    clip_ids: Sequence[str],
+    digests: Sequence[bytes],
+    dim: int,
+    frames: int,
+    cells: int,
+    failed: Mapping[str, str] | None = None,
+) -> None:
+    """Make a store of a folder that holds sealed `audio.npy` and `visual.npy`.
+
+    Args:
+        folder: The folder.
+        preset: As for `create`.
+        fingerprint: As for `create`.
+        clip_ids: The clip of every row.
+        digests: What writing each row gave, see `write_row`.
+        dim: As for `create`.
+        frames: As for `create`.
+        cells: As for `create`.
+        failed: Why other clips have no features, by clip.
+    """
+    rows = pa.array(range(len(clip_ids)), pa.int64())
+    index = pa.table({"clip_id": pa.array(clip_ids, pa.string()), "row": rows})
+    pq.write_table(index, folder / "index.parquet", compression="zstd")
+    if failed:
+        text = json.dumps(dict(sorted(failed.items())), indent=1)
+        (folder / "failed.json").write_text(text + "\n", encoding="utf-8")
     info = {
         "format": _FORMAT,
         "preset": dict(preset),
@@ -195,38 +266,18 @@ def create(
         "cells": cells,
         "clips": len(clip_ids),
         "clips_hash": hash_clips(clip_ids),
+        "features_hash": hashlib.sha256(b"".join(digests)).hexdigest(),
     }
-    with replacing(folder, folder=True) as temporary:
-        with (
-            (temporary / "audio.npy").open("wb") as audio,
-            (temporary / "visual.npy").open("wb") as visual,
-        ):
-            writer = StoreWriter(clip_ids, (dim,), (frames * cells, dim), audio, visual)
-            yield writer
-            writer.check_complete(folder)
-            info["features_hash"] = writer.features_hash
-        rows = pa.array(range(len(clip_ids)), pa.int64())
-        index = pa.table({"clip_id": pa.array(clip_ids, pa.string()), "row": rows})
-        pq.write_table(index, temporary / "index.parquet", compression="zstd")
-        (temporary / "store.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
+    (folder / "store.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
 
 
 class StoreWriter:
     """Takes the features of one clip at a time, in any order, from one thread."""
 
-    def __init__(
-        self,
-        clip_ids: Sequence[str],
-        audio_shape: tuple[int, ...],
-        visual_shape: tuple[int, ...],
-        audio: BinaryIO,
-        visual: BinaryIO,
-    ) -> None:
+    def __init__(self, clip_ids: Sequence[str], audio: RowFile, visual: RowFile) -> None:
         self._clip_ids = clip_ids
-        self._written = np.zeros(len(clip_ids), dtype=bool)
-        self._digests = np.zeros((len(clip_ids), 32), dtype=np.uint8)
-        self._audio = _Rows(audio, len(clip_ids), audio_shape)
-        self._visual = _Rows(visual, len(clip_ids), visual_shape)
+        self._digests: dict[int, bytes] = {}
+        self._audio, self._visual = audio, visual
 
     def write(self, row: int, audio: npt.NDArray[Any], visual: npt.NDArray[Any]) -> None:
         """Write one clip.
@@ -239,37 +290,59 @@ class StoreWriter:
         Raises:
             AvbenchError: If a shape is wrong or a value is not finite in half precision.
         """
-        name = self._clip_ids[row]
-        digest = hashlib.sha256()
-        digest.update(self._audio.write(row, audio, f"audio features of clip {name}"))
-        digest.update(self._visual.write(row, visual, f"visual features of clip {name}"))
-        self._digests[row] = np.frombuffer(digest.digest(), dtype=np.uint8)
-        self._written[row] = True
+        clip_id = self._clip_ids[row]
+        halves = self._audio.halved(audio, clip_id), self._visual.halved(visual, clip_id)
+        self._digests[row] = write_row(self._audio, self._visual, row, *halves)
 
-    @property
-    def features_hash(self) -> str:
-        """SHA-256 over the digests of all rows, whatever order they were written in."""
-        return hashlib.sha256(self._digests.tobytes()).hexdigest()
+    def digests(self, folder: Path) -> list[bytes]:
+        """Return the digest of every row, whatever order they were written in.
 
-    def check_complete(self, folder: Path) -> None:
-        """Raise if a clip is missing."""
-        if not self._written.all():
-            first = self._clip_ids[int(np.argmin(self._written))]
-            raise AvbenchError(f"{folder}: no features were written for clip {first}: encode it")
+        Raises:
+            AvbenchError: If a clip is missing.
+        """
+        for row, clip_id in enumerate(self._clip_ids):
+            if row not in self._digests:
+                raise AvbenchError(f"{folder}: no features were written for clip {clip_id}")
+        return [self._digests[row] for row in range(len(self._clip_ids))]
 
 
-class _Rows:
-    """A .npy file written row by row: a full disk raises, where a memory map would crash."""
+class NotFinite(AvbenchError):  # noqa: N818 - a finding, not a fault
+    """Features of a clip that half precision cannot hold."""
 
-    def __init__(self, file: BinaryIO, count: int, shape: tuple[int, ...]) -> None:
-        self._file, self._shape = file, shape
-        header = {"descr": _DTYPE.str, "fortran_order": False, "shape": (count, *shape)}
-        np.lib.format.write_array_header_1_0(file, header)
-        self._start = file.tell()
+
+class RowFile:
+    """A .npy file written row by row: a full disk raises, where a memory map would crash.
+
+    Args:
+        path: The file, begun if it is not there.
+        shape: Of one row.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        self._path, self._shape = path, shape
         self._size = int(np.prod(shape)) * _DTYPE.itemsize
-        file.truncate(self._start + count * self._size)
+        # Without a buffer: what a full disk refused must not be tried again when it is closed.
+        self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
+        self._start = len(self._header(0))
 
-    def write(self, row: int, values: npt.NDArray[Any], what: str) -> bytes:
+    def __enter__(self) -> RowFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def halved(self, values: npt.NDArray[Any], clip_id: str) -> Half:
+        """Return features of a clip as they will be written.
+
+        Raises:
+            NotFinite: If a value is not finite in half precision.
+            AvbenchError: If their shape is wrong.
+        """
+        what = f"{self._path.stem} features of clip {clip_id}"
         if values.shape != self._shape:
             raise AvbenchError(
                 f"{what}: shape {values.shape}, not {self._shape}: correct the encoder"
@@ -277,13 +350,50 @@ class _Rows:
         with np.errstate(over="ignore"):
             half = np.ascontiguousarray(values, dtype=_DTYPE)
         if not np.isfinite(half).all():
-            raise AvbenchError(
-                f"{what}: not finite in half precision: check the clip or the encoder"
-            )
+            raise NotFinite(f"{what}: not finite in half precision: check the clip or the encoder")
+        return half
+
+    def write(self, row: int, half: Half) -> None:
+        """Write a row."""
+        self._write(self._start + row * self._size, half.tobytes())
+
+    def read(self, row: int) -> Half:
+        """Read a row; zeros stand for what was never written."""
         self._file.seek(self._start + row * self._size)
-        content = half.tobytes()
-        self._file.write(content)
-        return content
+        content = self._file.read(self._size).ljust(self._size, b"\0")
+        return np.frombuffer(content, _DTYPE).reshape(self._shape)
+
+    def seal(self, rows: int) -> None:
+        """Make it an array of so many rows."""
+        self._write(0, self._header(rows))
+        self._file.truncate(self._start + rows * self._size)
+
+    def _write(self, start: int, content: bytes) -> None:
+        self._file.seek(start)
+        left = memoryview(content)
+        while left:
+            left = left[self._file.write(left) :]
+
+    def _header(self, rows: int) -> bytes:
+        """Its length does not depend on the number of rows."""
+        header = {"descr": _DTYPE.str, "fortran_order": False, "shape": (rows, *self._shape)}
+        buffer = io.BytesIO()
+        np.lib.format.write_array_header_1_0(buffer, header)
+        return buffer.getvalue()
+
+
+def write_row(audio: RowFile, visual: RowFile, row: int, sound: Half, sight: Half) -> bytes:
+    """Write the features of a clip and return their digest."""
+    audio.write(row, sound)
+    visual.write(row, sight)
+    return digest(sound, sight)
+
+
+def digest(sound: Half, sight: Half) -> bytes:
+    """Return the SHA-256 of the features of one clip."""
+    together = hashlib.sha256(sound.tobytes())
+    together.update(sight.data)
+    return together.digest()
 
 
 def _broken(path: Path, cause: str) -> AvbenchError:
@@ -297,11 +407,25 @@ def _read_info(path: Path) -> dict[str, Any]:
         raise _broken(path, "not readable as JSON") from error
     if not isinstance(info, dict) or any(type(info.get(k)) is not t for k, t in _KEYS.items()):
         raise _broken(path, "does not describe features")
+    if info["preset"].get("dim", info["dim"]) != info["dim"]:
+        raise _broken(path, f"width {info['dim']}, but its preset has {info['preset']['dim']}")
     if info["format"] != _FORMAT:
         raise _broken(path, f"format {info['format']}, but this avbench reads format {_FORMAT}")
     if "name" not in info["preset"] or hash_preset(info["preset"]) != info["preset_hash"]:
         raise _broken(path, "the preset does not match its hash")
     return info
+
+
+def _read_failed(path: Path) -> dict[str, str]:
+    try:
+        failed = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise _broken(path, "not readable as JSON") from error
+    if not isinstance(failed, dict) or not all(isinstance(why, str) for why in failed.values()):
+        raise _broken(path, "does not say which clips failed and why")
+    return failed
 
 
 def _read_index(path: Path) -> tuple[str, ...]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
-from avbench.features.decode import Decoded, decode, frame_numbers
+from avbench.features.decode import Decoded, at_rate, decode, frame_numbers, shown_at
+from avbench.media.ffmpeg import binary
 from avbench.types import AvbenchError
 
 GOLDEN = Path(os.environ.get("AVBENCH_GOLDEN", Path(__file__).parents[1] / "golden"))
@@ -100,3 +104,119 @@ def test_damage_is_an_error_that_names_the_file(
     path.unlink()
     with pytest.raises(AvbenchError, match=r"clip\.mp4"):
         seen(path)
+
+
+def noise(frames: int, height: int = 64, width: int = 96) -> np.ndarray:
+    """Smooth colours that drift, so that every frame is another and B-frames pay."""
+    rng = np.random.default_rng(3)
+    coarse = rng.integers(0, 255, (frames // 4 + 2, 4, 6, 3)).astype(np.float64)
+    steps = np.arange(frames) / 4
+    low, part = steps.astype(int), (steps % 1)[:, None, None, None]
+    mixed = coarse[low] * (1 - part) + coarse[low + 1] * part
+    return mixed.repeat(height // 4, axis=1).repeat(width // 6, axis=2).astype(np.uint8)
+
+
+def every_frame(path: Path, width: int, height: int) -> np.ndarray:
+    with av.open(str(path)) as container:
+        frames = container.decode(container.streams.video[0])
+        return np.stack([f.reformat(width, height, "rgb24").to_ndarray() for f in frames])
+
+
+@pytest.mark.parametrize("count", [40, 77])
+def test_frames_nobody_wants_are_skipped_without_a_trace(
+    write_clip: Callable, tone: Callable, count: int
+) -> None:
+    path = write_clip(noise(count), tone(440, count / 10))
+    with av.open(str(path)) as container:
+        video = container.streams.video[0]
+        video.codec_context.skip_frame = "NONREF"
+        assert len(list(container.decode(video))) < count  # there is something to skip
+    expected = every_frame(path, 48, 32)[np.array(frame_numbers(count, 16)) - 1]
+    np.testing.assert_array_equal(seen(path).pictures, expected)
+
+
+@pytest.mark.parametrize("rate", [3, 8, 10, 25])
+def test_the_clock_is_ffmpeg_s_fps_filter(
+    write_clip: Callable, tone: Callable, tmp_path: Path, rate: int
+) -> None:
+    path = write_clip(noise(33), tone(440, 3.3))  # ten frames a second
+    raw = tmp_path / "frames.rgb"
+    command = f"-nostdin -v error -i {path} -vf fps={rate} -pix_fmt rgb24 -f rawvideo -y {raw}"
+    subprocess.run([binary(), *command.split()], check=True)
+    theirs = np.fromfile(raw, np.uint8).reshape(-1, 64, 96, 3)
+    times = [Fraction(i, 10) for i in range(33)]
+    begins, ticks = at_rate(times, Fraction(33, 10), rate)
+    ours = every_frame(path, 96, 64)[[shown_at(tick, begins) for tick in ticks]]
+    assert ours.shape == theirs.shape
+    assert np.abs(ours.astype(int) - theirs).mean() < 1  # another frame differs by more than 5
+    chosen = decode(path, frames=16, height=64, width=96, sample_rate=8000, rate=rate).pictures
+    numbers = np.array(frame_numbers(len(theirs), 16)) - 1
+    np.testing.assert_array_equal(chosen, ours[numbers])
+
+
+def test_a_clock_never_has_less_than_one_frame() -> None:
+    assert at_rate([Fraction(0)], Fraction(1, 25), 8) == ([0], range(1))
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (96, 64)])
+def test_cropping_keeps_the_middle_and_the_aspect_ratio(
+    write_clip: Callable, tone: Callable, height: int, width: int
+) -> None:
+    frames = np.zeros((10, height, width, 3), np.uint8)
+    frames[:, height // 2 - 16 : height // 2 + 16, width // 2 - 16 : width // 2 + 16] = 200
+    clip = decode(
+        write_clip(frames, tone(440, 1.0)),
+        frames=16,
+        height=32,
+        width=32,
+        sample_rate=8000,
+        crop=True,
+    )
+    assert clip.pictures.shape == (16, 32, 32, 3)
+    bright = clip.pictures[0].mean(axis=2) > 100
+    # The square is half as wide as the shorter side, and still square.
+    assert bright[8:24, 8:24].mean() > 0.85
+    assert bright.sum() == pytest.approx(16 * 16, abs=40)
+
+
+def test_two_channels_stay_apart(write_clip: Callable, plain: Callable, tone: Callable) -> None:
+    path = write_clip(plain(RED, BLUE), np.concatenate([tone(440), tone(1200)]))
+    left, right = decode(
+        path, frames=16, height=32, width=48, sample_rate=8000, stereo=True
+    ).waveform
+    assert pitch(left[:16000]) == pytest.approx(440, abs=1)
+    assert pitch(right[:16000]) == pytest.approx(1200, abs=1)
+
+
+def test_a_file_cut_short_behind_its_header_is_found(
+    write_clip: Callable, tone: Callable, tmp_path: Path
+) -> None:
+    whole, early = write_clip(noise(40), tone(440, 4.0)), tmp_path / "early.mp4"
+    command = f"-nostdin -v error -i {whole} -c copy -movflags +faststart -y {early}"
+    subprocess.run([binary(), *command.split()], check=True)
+    assert seen(early).pictures.shape[0] == 16
+    content = early.read_bytes()
+    for size in (*(len(content) * share // 100 for share in (50, 80, 95)), len(content) - 1):
+        early.write_bytes(content[:size])
+        with pytest.raises(AvbenchError, match=r"early\.mp4: (cut short|damaged|cannot)"):
+            seen(early)
+
+
+def test_bytes_that_turned_give_pictures_or_one_line(write_clip: Callable, tone: Callable) -> None:
+    path = write_clip(noise(12), tone(440, 1.2))
+    whole = path.read_bytes()
+    header = whole.index(b"moov")
+    rng = np.random.default_rng(0)
+    refused = 0
+    for run in range(300):
+        content = bytearray(whole)
+        for at in rng.integers(header if run % 2 else 0, len(whole), rng.integers(1, 8)):
+            content[at] = rng.integers(256)
+        path.write_bytes(content)
+        try:
+            clip = decode(path, frames=16, height=32, width=32, sample_rate=8000, rate=8, crop=True)
+        except AvbenchError:
+            refused += 1
+        else:
+            assert clip.pictures.shape == (16, 32, 32, 3)
+    assert 50 < refused < 300

@@ -158,6 +158,15 @@ def test_a_wrong_description_is_refused(folder: Path, change: dict[str, object])
         FeatureStore.open(folder)
 
 
+def test_a_width_that_is_not_the_preset_s_is_refused(folder: Path) -> None:
+    info = json.loads((folder / "store.json").read_text())
+    preset = info["preset"] | {"dim": 768}
+    changed = {"preset": preset, "preset_hash": hash_preset(preset)}
+    (folder / "store.json").write_text(json.dumps(info | changed))
+    with pytest.raises(AvbenchError, match="width 8, but its preset has 768"):
+        FeatureStore.open(folder)
+
+
 def test_another_store_s_index_is_refused(folder: Path, tmp_path: Path) -> None:
     write(tmp_path / "other", ["b", "-a", "c_1", "e"])
     (folder / "index.parquet").write_bytes((tmp_path / "other" / "index.parquet").read_bytes())

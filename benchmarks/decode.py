@@ -1,0 +1,165 @@
+"""How fast clips are decoded and sampled, against the way of the authors of AV-CIL.
+
+    python benchmarks/decode.py [--clip FILE] [--runs N] [--workers N]
+
+The authors write all pictures of a clip as JPEGs at 8 a second by ffmpeg, and open 16 of them by
+PIL. Prints medians over interleaved runs in one process, with the time of its children; then clips
+a second by threads and by processes. Without --clip, one is drawn and cut: 10 s, 640 x 360, 25
+pictures a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import tempfile
+import time
+import wave
+from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from avbench.features.decode import decode, frame_numbers
+from avbench.media.ffmpeg import binary
+from avbench.media.trim import trim
+
+SIDE, PICTURES, RATE = 224, 16, 8
+
+
+def ffmpeg(*arguments: str | Path) -> None:
+    """Run ffmpeg with one thread for each of decoding and filtering."""
+    quiet = ["-nostdin", "-v", "error", "-y", "-threads", "1", "-filter_threads", "1"]
+    subprocess.run([binary(), *quiet, *map(str, arguments)], check=True)
+
+
+def draw(folder: Path) -> Path:
+    """Draw a clip that is as hard to decode as a real one, and cut it as avbench does."""
+    source, clip = folder / "source.mp4", folder / "clip.mp4"
+    zoom = "mandelbrot=size=640x360:rate=25:start_scale=1.2:end_scale=0.02:end_pts=260"
+    ffmpeg(
+        *("-f", "lavfi", "-i", zoom, "-f", "lavfi", "-i", "anoisesrc=r=44100:a=0.3:d=10:seed=1"),
+        *("-vf", "noise=alls=6:allf=t:all_seed=1,format=yuv420p", "-t", "10"),
+        *("-c:v", "libx264", "-preset", "veryfast", "-ac", "2", "-c:a", "aac", source),
+    )
+    trim(source, clip, start_s=None, seconds=10.0)
+    return clip
+
+
+def authors_pictures(clip: Path) -> np.ndarray:
+    """JPEGs by ffmpeg, sixteen of them opened, scaled and cut by PIL."""
+    with tempfile.TemporaryDirectory() as folder:
+        ffmpeg("-i", clip, "-an", "-vf", f"fps={RATE}", f"{folder}/%05d.jpg")
+        files = sorted(Path(folder).iterdir())
+        return np.stack(
+            [cut(Image.open(files[n - 1])) for n in frame_numbers(len(files), PICTURES)]
+        )
+
+
+def cut(picture: Image.Image) -> np.ndarray:
+    """Scale the shorter side and cut the middle out, as VideoMAE's image processor does."""
+    scale = SIDE / min(picture.size)
+    width, height = (int(side * scale) for side in picture.size)
+    left, top = (width - SIDE) // 2, (height - SIDE) // 2
+    scaled = picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(scaled.crop((left, top, left + SIDE, top + SIDE)))
+
+
+def authors_both(clip: Path) -> np.ndarray:
+    """The same, and the sound by way of a wav."""
+    with tempfile.TemporaryDirectory() as folder:
+        ffmpeg("-i", clip, "-vn", "-ar", "44100", "-ac", "2", f"{folder}/sound.wav")
+        with wave.open(f"{folder}/sound.wav") as sound:
+            sound.readframes(sound.getnframes())
+    return authors_pictures(clip)
+
+
+def ours(clip: Path) -> np.ndarray:
+    """Pictures and sound as the preset avcil has them."""
+    return decode(
+        clip,
+        frames=PICTURES,
+        height=SIDE,
+        width=SIDE,
+        sample_rate=44_100,
+        rate=RATE,
+        crop=True,
+        stereo=True,
+    ).pictures
+
+
+def cpu_s() -> float:
+    """CPU time of this process and of its children that have ended."""
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in usage)
+
+
+def measure(ways: dict[str, Callable[[Path], np.ndarray]], clip: Path, runs: int) -> None:
+    """Print CPU and wall time of each way, run by turns."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for run in range(runs + 1):
+        for name, way in ways.items():
+            cpu, wall = cpu_s(), time.perf_counter()
+            pictures = way(clip)
+            if run:  # the first warms up
+                times[name].append((cpu_s() - cpu, time.perf_counter() - wall))
+            assert pictures.shape == (PICTURES, SIDE, SIDE, 3)
+    medians = {n: [statistics.median(t) for t in zip(*ts, strict=True)] for n, ts in times.items()}
+    first = next(iter(medians.values()))
+    print("| way | CPU, ms a clip | wall, ms a clip | CPU, times less | wall, times less |")
+    print("|---|---|---|---|---|")
+    for name, (cpu, wall) in medians.items():
+        ratios = f"{first[0] / cpu:.2f} | {first[1] / wall:.2f}"
+        print(f"| {name} | {1000 * cpu:.0f} | {1000 * wall:.0f} | {ratios} |")
+
+
+def clips_a_second(pool: Callable[[int], Executor], workers: int, clip: Path, count: int) -> float:
+    """Return how many clips a pool of workers decodes in a second."""
+    with pool(workers) as executor:
+        list(executor.map(ours, [clip] * workers))  # every worker has begun
+        begun = time.perf_counter()
+        list(executor.map(ours, [clip] * count))
+        return count / (time.perf_counter() - begun)
+
+
+def scale(clip: Path, runs: int, workers: int) -> None:
+    """Print clips a second by threads and by processes, run by turns."""
+    pools: list[Callable[[int], Executor]] = [ThreadPoolExecutor, ProcessPoolExecutor]
+    ways = [(count, pool) for count in range(1, workers + 1) for pool in pools]
+    rates: dict[Any, list[float]] = {way: [] for way in ways}
+    for _ in range(5):
+        for count, pool in ways:
+            rates[count, pool].append(clips_a_second(pool, count, clip, runs))
+    print("| workers | clips/s, threads | clips/s, processes |")
+    print("|---|---|---|")
+    for count in range(1, workers + 1):
+        row = [f"{statistics.median(rates[count, pool]):.2f}" for pool in pools]
+        print(f"| {count} | {' | '.join(row)} |")
+
+
+def main() -> None:
+    """Measure and print Markdown tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clip", type=Path)
+    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        clip = options.clip or draw(Path(folder))
+        ways = {
+            "authors', pictures only": authors_pictures,
+            "authors', pictures and sound": authors_both,
+            "avbench, pictures and sound": ours,
+        }
+        measure(ways, clip, options.runs)
+        print()
+        scale(clip, options.runs, options.workers)
+
+
+if __name__ == "__main__":
+    main()
