@@ -9,9 +9,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from avbench.types import AvbenchError
 
@@ -131,15 +131,38 @@ def alone(folder: Path, doing: str) -> Iterator[None]:
     path = folder / ".lock"
     with writing(path):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = path.open("w")
+        lock = path.open("a+")
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise AvbenchError(f"{folder}: another run is {doing}: wait for it to end") from error
+            lock.seek(0)
+            theirs = lock.read().partition(" ")[2] or doing
+            raise AvbenchError(f"{folder}: another run is {theirs}: wait for it to end") from error
+        _note(lock, f"{os.getpid()} {doing}")
         for left in folder.glob(".partial-*"):
             shutil.rmtree(left, ignore_errors=True)
-        yield
+        try:
+            yield
+        finally:
+            _note(lock, "")
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process of this machine is at work on a folder, as `alone` has it."""
+    try:
+        process = (folder / ".lock").read_text().partition(" ")[0]
+    except OSError:
+        return False
+    return process.isdecimal() and Path("/proc", process).exists()
+
+
+def _note(lock: TextIO, text: str) -> None:
+    """Write into a lock file who holds it; a full disk must not stop them."""
+    with suppress(OSError):
+        lock.truncate(0)
+        lock.write(text)
+        lock.flush()
 
 
 def write_json(path: Path, record: Any) -> None:

@@ -16,7 +16,7 @@ from avbench.types import Report, silent
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to standard output.")
 workers_option = click.option(
     "--workers",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 1024),
     default=os.cpu_count() or 1,
     show_default="all cores",
     help="Clips worked on at a time.",

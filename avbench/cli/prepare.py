@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from dataclasses import asdict
@@ -36,6 +37,21 @@ class _Rate(click.ParamType[int]):
         return int(found[1]) * _UNITS[found[2].upper()]
 
 
+class _Seconds(click.FloatRange):
+    """Seconds up to an hour, and no number that is none."""
+
+    def __init__(self, least: float) -> None:
+        super().__init__(least, 3600)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return seconds
+
+
 @click.command()
 @click.argument("benchmark")
 @click.option(
@@ -62,7 +78,7 @@ class _Rate(click.ParamType[int]):
 @click.option("--dry-run", is_flag=True, help="Say what there is to do, and what it takes.")
 @click.option("--split", type=click.Choice(SPLITS), help="Only the clips of this split.")
 @click.option("--step", type=click.IntRange(min=1), help="Only those of this step, from 1.")
-@click.option("--limit", type=click.IntRange(min=1), help="Only so many, the first.")
+@click.option("--limit", type=click.IntRange(1, 10**9), help="Only so many, the first.")
 @click.option("--keep-originals", is_flag=True, help="Keep what was fetched, for another cut.")
 @click.option("--retry-refused", is_flag=True, help="Ask again for what is gone for good.")
 @workers_option
@@ -81,26 +97,24 @@ class _Rate(click.ParamType[int]):
 @click.option(
     "--max-height", type=click.IntRange(min=72), default=360, show_default=True, help="In lines."
 )
-@click.option(
-    "--sleep", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Pause, seconds."
-)
+@click.option("--sleep", type=_Seconds(0), default=1.0, show_default=True, help="Pause, seconds.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0.1),
+    type=_Seconds(0.1),
     default=30.0,
     show_default=True,
     help="Seconds without data after which a download has failed.",
 )
 @click.option(
     "--retries",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, 100),
     default=3,
     show_default=True,
     help="Of a download that failed for a while.",
 )
 @click.option(
     "--downloads",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 64),
     default=1,
     show_default=True,
     help="At a time on a host.",
@@ -160,7 +174,13 @@ def prepare(
     from avbench.features.encoder import open_encoder
     from avbench.features.extract import extract
     from avbench.manifests.benchmark import Benchmark
-    from avbench.media.prepare import Choice, check_clips, plan_clips, prepare_clips
+    from avbench.media.prepare import (
+        Choice,
+        check_clips,
+        plan_clips,
+        prepare_clips,
+        put_outdated_aside,
+    )
     from avbench.media.sources.base import Network
 
     asked = Benchmark.load(benchmark)
@@ -169,6 +189,8 @@ def prepare(
     if chosen is not asked:
         click.echo(f"{asked.name} shares the clips and features of {chosen.name}.", err=True)
     if dry_run:
+        if stage in ("validate", "features"):
+            raise UsageError(f"--dry-run says what there is to fetch: leave out --stage {stage}")
         plan = plan_clips(asked, sources=sources, choice=choice)
         _print_plan(chosen, plan, workers, as_json=as_json)
         return
@@ -209,6 +231,8 @@ def prepare(
                 retry_refused=retry_refused,
             )
             failed, ready = prepared.failed, prepared.ok + prepared.already
+        if stage == "features":
+            put_outdated_aside(asked)
         if encoder and (stage == "features" or ready):
             store = extract(chosen, encoder, workers=workers, batch_size=batch_size, report=report)
             for clip_id in wanted:

@@ -42,7 +42,7 @@ def pool(backend: Backend, *, workers: int, scheduler: str | None = None) -> Ite
         import distributed
     except ImportError as error:
         raise UsageError("--backend dask needs Dask: pip install distributed") from error
-    local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+    local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": ":0"}
     options: dict[str, Any] = {"address": scheduler, "timeout": 20} if scheduler else local
     try:
         connect: Any = distributed.Client
@@ -69,3 +69,11 @@ def each(function: Callable[[Work], Done], work: Iterable[Work]) -> Iterator[Don
             "a worker process was ended, perhaps for want of memory: run the same command again,"
             " with fewer --workers"
         ) from error
+    except Exception as error:
+        # Its classes can be named only where Dask is installed.
+        if not type(error).__module__.startswith("distributed"):
+            raise
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise AvbenchError(f"the Dask cluster failed ({cause}): run the same command again") from (
+            error
+        )

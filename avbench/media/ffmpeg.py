@@ -21,6 +21,10 @@ class FfmpegError(Exception):
     """Ffmpeg gave up; the message is the last line it printed."""
 
 
+class FfmpegEnded(FfmpegError):  # noqa: N818 - it was not its error
+    """Ffmpeg was ended from outside, such as for want of memory."""
+
+
 @cache
 def binary() -> str:
     """Return the ffmpeg on the PATH, or else the one that imageio-ffmpeg brings.
@@ -73,5 +77,7 @@ def run(graph: Any, *, timeout_s: float) -> None:
         printed = done.stderr.decode(errors="replace")
         if done.returncode == -signal.SIGXFSZ or any(text in printed for text in _FULL):
             raise OSError(errno.ENOSPC, "No space left on device", command[-1])
+        if done.returncode < 0:
+            raise FfmpegEnded(f"by signal {-done.returncode}")
         lines = printed.strip().splitlines() or [f"exit status {done.returncode}"]
         raise FfmpegError(_PREFIX.sub("", lines[-1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -109,22 +110,26 @@ class Ledger:
 
     Args:
         path: The SQLite file; created where there is none, in a folder that exists.
+        options: Of an SQLite address, for one that is only read.
 
     Raises:
         AvbenchError: From every method, if the file cannot be read or written, or was made by a
             version of avbench with another form of it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, options: str = "") -> None:
         self._path = path
         self._run = 0
         with self._using():
-            self._database = sqlite3.connect(path)
+            address = f"{path.absolute().as_uri()}{options}" if options else str(path)
+            self._database = sqlite3.connect(address, uri=bool(options))
             try:
                 (version,) = self._database.execute("PRAGMA user_version").fetchone()
                 (tables,) = self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 if tables and version != _VERSION:
                     raise sqlite3.DatabaseError(f"it has form {version}, not {_VERSION}")
+                if options:
+                    return
                 # In this mode a reader never waits for the run that writes.
                 self._database.execute("PRAGMA journal_mode = WAL")
                 self._database.execute("PRAGMA synchronous = NORMAL")
@@ -133,6 +138,15 @@ class Ledger:
             except sqlite3.Error:
                 self._database.close()
                 raise
+
+    @classmethod
+    def reading(cls, path: Path) -> Ledger:
+        """Open a ledger to read it only, also where nothing can be written; or an empty one."""
+        if not path.is_file():
+            return cls(Path(":memory:"))
+        if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+            return cls(path)
+        return cls(path, options="?mode=ro&immutable=1")
 
     def __enter__(self) -> Self:
         return self
@@ -180,10 +194,12 @@ class Ledger:
             count, size, seconds = self._database.execute(query).fetchone()
         return count, size, seconds
 
-    def forget_refusals(self) -> None:
-        """Let every source be asked for everything again."""
+    def forget_refusals(self, clip_ids: Sequence[str], sources: Sequence[str]) -> None:
+        """Let some sources be asked for some clips again."""
+        pairs = ((clip_id, source) for clip_id in clip_ids for source in sources)
         with self._using(), self._database:
-            self._database.execute("DELETE FROM refusals")
+            delete = "DELETE FROM refusals WHERE clip_id = ? AND source = ?"
+            self._database.executemany(delete, pairs)
 
     def all(self) -> dict[str, Outcome]:
         """Return every row by clip id, sorted."""
@@ -226,7 +242,13 @@ class Ledger:
         try:
             yield
         except sqlite3.Error as error:
-            remedy = "check space and permissions, or move it away and prepare again"
+            remedy = "check space and permissions"
+            if "locked" in str(error):
+                remedy = "another program is writing it: wait for that to end"
+            elif isinstance(error, sqlite3.DatabaseError) and "it has form" in str(error):
+                remedy = "move it and the clips away, and prepare again"
+            elif "not a database" in str(error) or "malformed" in str(error):
+                remedy = "restore it; without it all clips are fetched again"
             raise AvbenchError(f"cannot use {self._path}: {error}: {remedy}") from error
 
 

@@ -25,7 +25,7 @@ from avbench.manifests.spec import BenchmarkSpec
 from avbench.media import ffmpeg
 from avbench.media.backend import Backend, each, pool
 from avbench.media.ledger import SHORT, STILL, Failure, Ledger, Outcome
-from avbench.media.probe import TOLERANCE_S, InvalidClip, validate
+from avbench.media.probe import TOLERANCE_S, InvalidClip, opened, validate
 from avbench.media.sources.base import (
     ClipUnavailable,
     Network,
@@ -44,6 +44,7 @@ _KEPT = "kept"
 """What the ledger calls the source of a clip that was cut from a kept original."""
 
 _NOT_ACQUIRED = "no original yet"
+_NOT_IN = "not in the "
 
 _BYTES_PER_S, _WORK_PER_S = 150_000, 0.25
 """Of a clip per second of it, where none has been made yet: rules of thumb."""
@@ -172,24 +173,13 @@ def prepare_clips(
     """
     wanted = choice.of(benchmark)
     benchmark = benchmark.base
-    chain = _chain(benchmark, sources)
-    opened = {text: open_source(text, benchmark.spec, network) for text in chain}
-    if stage == "trim":
-        chain = [text for text in chain if not _is_remote(opened[text])]
+    chain, tools = _chain(benchmark, sources), _tools()
     with (
         alone(benchmark.home, f"preparing {benchmark.name}"),
         _scratch(benchmark.home) as scratch,
         Ledger(benchmark.home / "ledger.sqlite") as ledger,
         pool(backend, workers=workers, scheduler=scheduler),
     ):
-        with writing(clips_dir(benchmark)):
-            clips_dir(benchmark).mkdir(exist_ok=True)
-        _recover(benchmark, ledger)
-        if retry_refused:
-            ledger.forget_refusals()
-        desk = _Desk(benchmark, wanted, ledger, report, acquired_is_enough=stage == "acquire")
-        _put_aside(desk.outdated, benchmark)
-        ledger.begin(len(desk.todo), _tools())
         maker = _Maker(
             spec=benchmark.spec,
             network=network,
@@ -198,10 +188,23 @@ def prepare_clips(
             acquire_only=stage == "acquire",
             keep_originals=keep_originals or stage == "acquire",
         )
+        # A wrong source should be told before anything is done.
+        makers = [replace(maker, source_text=text) for text in chain]
+        remote = [_is_remote(each_maker.source) for each_maker in makers]
+        if stage == "trim":
+            makers = [m for m, is_remote in zip(makers, remote, strict=True) if not is_remote]
+        with writing(clips_dir(benchmark)):
+            clips_dir(benchmark).mkdir(exist_ok=True)
+        _recover(benchmark, ledger)
+        if retry_refused:
+            ledger.forget_refusals(wanted, chain)
+        desk = _Desk(benchmark, wanted, ledger, report, acquiring=stage == "acquire")
+        _put_aside(desk.outdated, benchmark)
+        ledger.begin(len(desk.todo), tools)
         if (benchmark.home / "originals").is_dir() and stage != "acquire":
-            chain.insert(0, _KEPT)
-        for number, text in enumerate(chain, start=1):
-            desk.run(replace(maker, source_text=text), last=number == len(chain))
+            makers.insert(0, replace(maker, source_text=_KEPT))
+        for number, each_maker in enumerate(makers, start=1):
+            desk.run(each_maker, last=number == len(makers))
     return desk.result()
 
 
@@ -215,15 +218,18 @@ def plan_clips(benchmark: Benchmark, *, sources: Sequence[str] = (), choice: Cho
     wanted = choice.of(benchmark)
     benchmark = benchmark.base
     chain = _chain(benchmark, sources)
-    path = benchmark.home / "ledger.sqlite"
-    with Ledger(path) if path.is_file() else Ledger(Path(":memory:")) as ledger:
+    for text in chain:
+        open_source(text, benchmark.spec, _DEFAULTS)
+    kept = _Kept(benchmark.home, benchmark.spec)
+    with Ledger.reading(benchmark.home / "ledger.sqlite") as ledger:
         desk = _Desk(benchmark, wanted, ledger)
-        first = dict.fromkeys(chain, 0)
+        first = dict.fromkeys([_KEPT, *chain], 0)
         refused = 0
         gone = {text: ledger.refused(text) for text in chain}
         for clip in desk.clips(list(desk.todo.values())):
             key = clip.clip_id, _request(clip, benchmark.spec)
             asked = next((text for text in chain if key not in gone[text]), None)
+            asked = _KEPT if kept.has(clip) else asked
             if asked is None:
                 refused += 1
             else:
@@ -234,7 +240,7 @@ def plan_clips(benchmark: Benchmark, *, sources: Sequence[str] = (), choice: Cho
     return Plan(
         clips=len(wanted),
         already=len(wanted) - len(desk.todo),
-        todo=first,
+        todo={text: count for text, count in first.items() if count or text != _KEPT},
         refused=refused,
         bytes_each=total_bytes / made if made else _BYTES_PER_S * seconds,
         seconds_each=total_s / made if made else _WORK_PER_S * seconds,
@@ -248,13 +254,15 @@ def check_clips(
 ) -> tuple[list[str], list[str]]:
     """Decode all clips that are there again, and compare their checksums.
 
-    A damaged clip is removed and noted in the ledger, so that the next run makes it again.
+    A damaged clip is put aside and noted in the ledger, so that the next run makes it again. One
+    cut to another time than the table has now is not looked at.
 
     Returns:
         The ids of the clips that are sound, and of the damaged ones.
 
     Raises:
-        AvbenchError: If another run is at work on the benchmark.
+        AvbenchError: If another run is at work on the benchmark, or no clip can be found.
+        OSError: If a clip cannot be read.
     """
     wanted = set(choice.of(benchmark))
     benchmark = benchmark.base
@@ -264,19 +272,49 @@ def check_clips(
         Ledger(benchmark.home / "ledger.sqlite") as ledger,
         pool("threading", workers=workers),
     ):
-        rows = ledger.all()
-        there = [row for i, row in rows.items() if i in wanted and row.status == "ok"]
+        rows, requests = ledger.all(), requests_of(benchmark)
+        there = [
+            row
+            for i, row in rows.items()
+            if i in wanted and row.status == "ok" and row.request == requests[i]
+        ]
+        if there and not _sizes(clips_dir(benchmark)):
+            raise AvbenchError(
+                f"{clips_dir(benchmark)}: none of {len(there)} clips is there: is a disk missing?"
+            )
         check = _Check(clips_dir(benchmark), benchmark.spec.clip_seconds)
         for done, (row, finding) in enumerate(each(check, there), start=1):
             if not finding:
                 sound.append(row.clip_id)
             else:
                 damaged.append(row.clip_id)
-                (clips_dir(benchmark) / f"{row.clip_id}.mp4").unlink(missing_ok=True)
+                _put_aside([row.clip_id], benchmark)
                 failed = Outcome(row.clip_id, "failed", row.source, row.request, attempts=0)
                 ledger.record(replace(failed, failure="invalid", reason="damaged", detail=finding))
             report("checking clips", done, len(there))
     return sorted(sound), sorted(damaged)
+
+
+def put_outdated_aside(benchmark: Benchmark) -> None:
+    """Move away clips that were cut to another time or length than the table has now.
+
+    Raises:
+        AvbenchError: If another run is at work on the benchmark.
+    """
+    benchmark = benchmark.base
+    if not (benchmark.home / "ledger.sqlite").is_file():
+        return
+    with (
+        alone(benchmark.home, f"preparing {benchmark.name}"),
+        Ledger(benchmark.home / "ledger.sqlite") as ledger,
+    ):
+        desk = _Desk(benchmark, benchmark.manifest.clip_ids, ledger)
+        _put_aside(desk.outdated, benchmark)
+
+
+def requests_of(benchmark: Benchmark) -> dict[str, str]:
+    """Return what is asked for as each clip of a benchmark: a row that says else is outdated."""
+    return {clip.clip_id: _request(clip, benchmark.spec) for clip in benchmark.manifest}
 
 
 def clips_dir(benchmark: Benchmark) -> Path:
@@ -294,7 +332,7 @@ class _Desk:
         ledger: Ledger,
         report: Report = silent,
         *,
-        acquired_is_enough: bool = False,
+        acquiring: bool = False,
     ) -> None:
         self._manifest = benchmark.manifest
         self._spec = benchmark.spec
@@ -302,6 +340,7 @@ class _Desk:
         self._report = report
         self._wanted = wanted
         self._failed: dict[str, str] = {}
+        self._settled = 0
         self._in_a_row = 0
         self._fatal: Exception | None = None
         self._broken = ""
@@ -310,13 +349,14 @@ class _Desk:
         self.todo = {clip_id: row_of[clip_id] for clip_id in wanted}
         self.outdated: list[str] = []
         known, there = ledger.standing(), _sizes(clips_dir(benchmark))
-        for clip in self.clips([row for i, row in self.todo.items() if i in known]):
-            status, request, size = known[clip.clip_id]
-            if request != _request(clip, self._spec):
+        kept = _Kept(benchmark.home, benchmark.spec) if acquiring else None
+        for clip in self.clips(list(self.todo.values())):
+            status, request, size = known.get(clip.clip_id, ("", "", 0))
+            is_there = status == "ok" and there.get(f"{clip.clip_id}.mp4") == size
+            if request and request != _request(clip, self._spec):
                 self.outdated.append(clip.clip_id)
-            elif (status == "ok" and there.get(f"{clip.clip_id}.mp4") == size) or (
-                status == "acquired" and acquired_is_enough
-            ):
+                is_there = False
+            if kept.has(clip) if kept else is_there:
                 del self.todo[clip.clip_id]
         self._already = len(wanted) - len(self.todo)
 
@@ -335,6 +375,7 @@ class _Desk:
         """
         source = maker.source
         asked = self._asked(source, maker.source_text)
+        self._settled = len(self.todo) - len(asked)
         self._tell(last)
         if not asked:
             return
@@ -408,14 +449,23 @@ class _Desk:
         return maker.failed(clip, "transient", "the archive is damaged", self._broken)
 
     def _take(self, outcome: Outcome, maker: _Maker) -> None:
-        self._ledger.record(outcome)
-        if outcome.status == "ok":
-            (_journal(maker.home) / f"{outcome.clip_id}.json").unlink(missing_ok=True)
-        if outcome.status != "failed":
-            self.todo.pop(outcome.clip_id, None)
-            self._failed.pop(outcome.clip_id, None)
+        clip_id = outcome.clip_id
+        if outcome.status == "failed":
+            self._settled += 1
+            said = self._failed.get(clip_id, _NOT_IN)
+            if outcome.reason.startswith(_NOT_IN) and not said.startswith(_NOT_IN):
+                return  # what an earlier source said tells more
+            self._failed[clip_id] = outcome.reason
         else:
-            self._failed[outcome.clip_id] = outcome.reason
+            self.todo.pop(clip_id, None)
+            self._failed.pop(clip_id, None)
+        try:
+            self._ledger.record(outcome)
+        except AvbenchError as error:
+            self._stop(maker, error)
+            return
+        if outcome.status == "ok":
+            (_journal(maker.home) / f"{clip_id}.json").unlink(missing_ok=True)
         blocked = outcome.failure == "transient" and _is_remote(maker.source)
         self._in_a_row = self._in_a_row + 1 if blocked else 0
         if self._in_a_row == _GIVE_UP_AFTER:
@@ -435,7 +485,7 @@ class _Desk:
             maker.stop_file.touch()
 
     def _tell(self, last: bool) -> None:
-        settled = len(self._failed) if last else 0
+        settled = self._settled if last else 0
         done = len(self._wanted) - len(self.todo) + settled
         self._report("preparing clips", done, len(self._wanted))
 
@@ -474,7 +524,7 @@ class _Maker:
                 for old in [k for k in _OPENED if k[0] != key[0]]:
                     del _OPENED[old]
                 _OPENED[key] = (
-                    _Kept(self.home)
+                    _Kept(self.home, self.spec)
                     if self.source_text == _KEPT
                     else open_source(self.source_text, self.spec, self.network)
                 )
@@ -487,13 +537,14 @@ class _Maker:
 
     def __call__(self, piece: _Piece) -> list[Outcome | Exception]:
         outcomes: list[Outcome | Exception] = []
+        kept: dict[str, Path] = {}  # videos this piece has put among the originals
         try:
             with tempfile.TemporaryDirectory(
                 dir=self.scratch, ignore_cleanup_errors=True
             ) as folder:
                 for clip in piece.clips:
                     if not self.stop_file.exists():
-                        outcomes.append(self._make(clip, piece.file, Path(folder)))
+                        outcomes.append(self._make(clip, piece.file, Path(folder), kept))
         except (AvbenchError, OSError) as error:
             # Another process may not know how to unpickle what a library raises.
             outcomes.append(error if isinstance(error, AvbenchError) else OSError(*error.args))
@@ -514,31 +565,45 @@ class _Maker:
             detail=detail,
         )
 
-    def _make(self, clip: Clip, file: SourceFile | None, folder: Path) -> Outcome:
+    def _make(
+        self, clip: Clip, file: SourceFile | None, folder: Path, kept: dict[str, Path]
+    ) -> Outcome:
         began = time.monotonic()
         given = folder / "source"
         try:
             with writing(self.home / "clips"):
                 given.mkdir(exist_ok=True)
-                found = file or self._fetched(clip, given)
-                if self.keep_originals and found.path.is_relative_to(self.scratch):
-                    found = _Kept(self.home).keep(clip, found)
+                if file is None and _video_key(clip) in kept:
+                    found = SourceFile(kept[_video_key(clip)], clip.start_s)
+                else:
+                    found = file or self.source.fetch(clip, given)
                 if self.acquire_only:
-                    outcome = replace(self.failed(clip, "", ""), status="acquired")
+                    with opened(found.path):
+                        outcome = replace(self.failed(clip, "", ""), status="acquired")
                 else:
                     outcome = self._cut(clip, found, folder)
+                # Only what can be used is worth keeping.
+                if self.keep_originals and not isinstance(self.source, _Kept):
+                    self._keep(clip, found, kept)
         except ClipUnavailable as error:
             failure: Failure = "permanent" if error.permanent else "transient"
             outcome = self.failed(clip, failure, error.reason, error.detail)
         except InvalidClip as error:
-            outcome = self.failed(clip, "invalid", error.reason, error.detail)
+            # A video will not have sound the next time it is downloaded.
+            lasting = error.lasting and _is_remote(self.source)
+            failure = "permanent" if lasting else "invalid"
+            outcome = self.failed(clip, failure, error.reason, error.detail)
         return replace(outcome, seconds=time.monotonic() - began)
 
-    def _fetched(self, clip: Clip, folder: Path) -> SourceFile:
-        kept = _Kept(self.home)
-        if self.keep_originals and kept.has(clip):
-            return kept.fetch(clip, folder)  # another clip of this video may have brought it
-        return self.source.fetch(clip, folder)
+    def _keep(self, clip: Clip, found: SourceFile, kept: dict[str, Path]) -> None:
+        if found.path in kept.values():
+            return
+        movable = found.path.is_relative_to(self.scratch)
+        originals = replace(self, source_text=_KEPT).source
+        assert isinstance(originals, _Kept)
+        there = originals.keep(clip, found, movable=movable)
+        if there.path.parent.name == "videos":
+            kept[_video_key(clip)] = there.path
 
     def _cut(self, clip: Clip, found: SourceFile, folder: Path) -> Outcome:
         name = f"{clip.clip_id}.mp4"
@@ -565,11 +630,23 @@ class _Maker:
 
 
 class _Kept:
-    """The originals that were kept: whole videos by video, clips that came cut by clip."""
+    """The originals that were kept: whole videos by video, all others by what was asked for.
 
-    def __init__(self, home: Path) -> None:
-        self._videos = home / "originals" / "videos"
-        self._clips = home / "originals" / "clips"
+    A file's name says where the clip starts in it, so that nothing else has to be remembered.
+    """
+
+    def __init__(self, home: Path, spec: BenchmarkSpec) -> None:
+        self._spec = spec
+        self._folders = {kind: home / "originals" / kind for kind in ("videos", "clips")}
+        # Listed once: looking for each clip would take time in the square of their number.
+        self._there: dict[tuple[str, str], SourceFile] = {}
+        for path in _files(self._folders["videos"]):
+            self._there["videos", path.stem] = SourceFile(path, 0.0)
+        for path in _files(self._folders["clips"]):
+            key, _, start = path.stem.rpartition("@")
+            with suppress(ValueError):
+                start_s = None if start == "cut" else float(start)
+                self._there["clips", key] = SourceFile(path, start_s)
 
     def has(self, clip: Clip) -> bool:
         """Whether there is the original of a clip."""
@@ -582,29 +659,41 @@ class _Kept:
             raise ClipUnavailable(_NOT_ACQUIRED, permanent=False)
         return found
 
-    def _find(self, clip: Clip) -> SourceFile | None:
-        places = (
-            (self._clips, clip.clip_id, None),
-            (self._videos, _video_key(clip), clip.start_s),
-        )
-        for folder, stem, start_s in places:
-            for path in folder.glob(f"{stem}.*"):
-                if path.stem == stem:  # of which a longer name may begin with the same letters
-                    return SourceFile(path, start_s)
-        return None
-
-    def keep(self, clip: Clip, file: SourceFile) -> SourceFile:
-        """Move a file here, and say where it is now."""
-        whole = file.start_s is not None
-        folder = self._videos if whole else self._clips
+    def keep(self, clip: Clip, file: SourceFile, *, movable: bool) -> SourceFile:
+        """Move a file here, or link to one that is somebody else's; say where it is now."""
+        whole = clip.youtube_id is not None and file.start_s == clip.start_s is not None
+        kind = "videos" if whole else "clips"
+        stem = _video_key(clip) if whole else self._clip_key(clip)
+        folder = self._folders[kind]
         folder.mkdir(parents=True, exist_ok=True)
-        target = folder / f"{_video_key(clip) if whole else clip.clip_id}{file.path.suffix}"
-        return replace(file, path=file.path.replace(target))
+        old = self._there.pop((kind, stem), None)
+        if old:
+            old.path.unlink(missing_ok=True)
+        start = "" if whole else "@cut" if file.start_s is None else f"@{file.start_s!r}"
+        target = folder / f"{stem}{start}{file.path.suffix}"
+        if movable:
+            file.path.replace(target)
+        else:
+            target.unlink(missing_ok=True)
+            target.symlink_to(file.path.absolute())
+        self._there[kind, stem] = replace(file, path=target)
+        return self._there[kind, stem]
+
+    def _find(self, clip: Clip) -> SourceFile | None:
+        own = self._there.get(("clips", self._clip_key(clip)))
+        whole = self._there.get(("videos", _video_key(clip)))
+        if own or not whole or clip.start_s is None:
+            return own
+        return replace(whole, start_s=clip.start_s)
+
+    def _clip_key(self, clip: Clip) -> str:
+        request = hashlib.sha256(_request(clip, self._spec).encode()).hexdigest()[:16]
+        return f"{clip.clip_id}@{request}"
 
 
 @dataclass(frozen=True)
 class _Check:
-    """Looks at one clip again, in a worker."""
+    """Looks at one clip again, in a worker; what cannot be read is not taken for damaged."""
 
     clips_dir: Path
     seconds: float
@@ -615,7 +704,9 @@ class _Check:
             if _sha256(path) != row.sha256:
                 return row, "its bytes have changed"
             validate(path, seconds=self.seconds)
-        except (OSError, InvalidClip) as error:
+        except FileNotFoundError:
+            return row, "it is gone"
+        except InvalidClip as error:
             return row, str(error)
         return row, ""
 
@@ -648,6 +739,11 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _files(folder: Path) -> list[Path]:
+    """Return the files of a folder, by name; links count as what they lead to."""
+    return sorted(path for path in folder.glob("*") if path.is_file())
+
+
 def _sizes(folder: Path) -> dict[str, int]:
     if not folder.is_dir():
         return {}
@@ -664,10 +760,15 @@ def _recover(benchmark: Benchmark, ledger: Ledger) -> None:
     """Take clips into the ledger that a killed run had finished."""
     with writing(_journal(benchmark.home)):
         _journal(benchmark.home).mkdir(exist_ok=True)
-    for note in _journal(benchmark.home).iterdir():
-        with suppress(OSError, ValueError, TypeError):  # killed while it was written
+    known = ledger.all() if any(_files(_journal(benchmark.home))) else {}
+    for note in _files(_journal(benchmark.home)):
+        # Killed while it was written, or nothing of ours.
+        with suppress(OSError, ValueError, TypeError, RecursionError):
             outcome = Outcome(**json.loads(note.read_text(encoding="utf-8")))
-            if _sha256(clips_dir(benchmark) / f"{note.stem}.mp4") == outcome.sha256:
+            recorded = known.get(note.stem)
+            is_new = recorded is None or recorded.sha256 != outcome.sha256
+            clip = clips_dir(benchmark) / f"{note.stem}.mp4"
+            if is_new and outcome.clip_id == note.stem and _sha256(clip) == outcome.sha256:
                 ledger.record(outcome)
         note.unlink()
 

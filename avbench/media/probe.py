@@ -28,12 +28,14 @@ class InvalidClip(Exception):  # noqa: N818 - a finding, not a fault
     Attributes:
         reason: What is wrong, in words that are the same for every such file.
         detail: The particulars of this file.
+        lasting: Whether it is the video that is so, and not how it was transmitted.
     """
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+    def __init__(self, reason: str, detail: str = "", *, lasting: bool = False) -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
+        self.lasting = lasting
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,9 @@ def opened(path: Path) -> Iterator[InputContainer]:
     try:
         with av.open(str(path.absolute())) as container:
             if not container.streams.video:
-                raise InvalidClip("no video stream")
+                raise InvalidClip("no video stream", lasting=True)
             if not container.streams.audio:
-                raise InvalidClip("no audio stream")
+                raise InvalidClip("no audio stream", lasting=True)
             yield container
     except (av.FFmpegError, UnicodeDecodeError) as error:
         raise InvalidClip("undecodable", getattr(error, "strerror", None) or str(error)) from error
@@ -138,7 +140,7 @@ def _check(info: ClipInfo, *, rate: float, promised_s: float, seconds: float) ->
     if info.frames == 0 or rate == 0:
         raise InvalidClip("no frames")
     if info.video_s < min(TOLERANCE_S, seconds) - 0.5 / rate:
-        raise InvalidClip("too short", f"{info.video_s:.2f} s")
+        raise InvalidClip("too short", f"{info.video_s:.2f} s", lasting=True)
     # A truncated file still promises its full length.
     if abs(info.frames - promised_s * rate) > 1.5:
         raise InvalidClip("frames missing", f"{info.frames} of {promised_s * rate:.0f} decode")
@@ -146,4 +148,4 @@ def _check(info: ClipInfo, *, rate: float, promised_s: float, seconds: float) ->
         lengths = f"{info.audio_s:.2f} s of sound, {info.video_s:.2f} s of pictures"
         raise InvalidClip("sound and pictures differ in length", lengths)
     if info.level_db < _SILENT_DB:
-        raise InvalidClip("silent", f"peak {info.level_db:.0f} dB")
+        raise InvalidClip("silent", f"peak {info.level_db:.0f} dB", lasting=True)

@@ -10,10 +10,8 @@ import pandas as pd
 
 from avbench.manifests.benchmark import Benchmark
 from avbench.media.ledger import Ledger, Run
-from avbench.resources import replacing
-
-_RUNNING_S = 300.0
-"""A run that has done nothing for so long is taken to have ended."""
+from avbench.media.prepare import requests_of
+from avbench.resources import is_held, replacing
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def status_of(benchmark: Benchmark) -> Status:
         FailureCount(str(reason), str(failure), len(alike), str(alike["clip_id"].iloc[0]))
         for (reason, failure), alike in failed.groupby(["reason", "failure"])
     ]
-    working = run is not None and run.idle_s < _RUNNING_S and run.done < run.todo
+    working = run is not None and run.done < run.todo and is_held(benchmark.home)
     rate = run.done / run.seconds if run and working and run.seconds else None
     return Status(
         benchmark=benchmark.name,
@@ -113,5 +111,11 @@ def export_clips(benchmark: Benchmark, path: Path) -> int:
 
 def _rows(benchmark: Benchmark) -> tuple[pd.DataFrame, Run | None]:
     path = benchmark.home / "ledger.sqlite"
-    with Ledger(path if path.is_file() else Path(":memory:")) as ledger:
-        return pd.DataFrame(ledger.export(benchmark.manifest.clip_ids)), ledger.last_run()
+    with Ledger.reading(path) as ledger:
+        rows = pd.DataFrame(ledger.export(benchmark.manifest.clip_ids))
+        run = ledger.last_run()
+    current = rows["clip_id"].map(requests_of(benchmark))
+    outdated = rows["request"].notna() & (rows["request"] != current)
+    rows.loc[outdated, [c for c in rows if c not in ("clip_id", "status")]] = None
+    rows.loc[outdated, "status"] = "waiting"
+    return rows.astype({"attempts": "Int64", "bytes": "Int64", "seconds": "float64"}), run

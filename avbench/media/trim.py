@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import av
 import ffmpeg
 
-from avbench.media.ffmpeg import FfmpegError, run
+from avbench.media.ffmpeg import FfmpegEnded, FfmpegError, run
 from avbench.media.probe import InvalidClip, constant_rate, opened
+from avbench.media.sources.base import ClipUnavailable
 
 _MAX_RATE = 25
 _TIMEOUT_S = 300.0
@@ -28,14 +30,18 @@ def trim(source: Path, target: Path, *, start_s: float | None, seconds: float) -
 
     Raises:
         InvalidClip: If the video lacks a stream, ends before the clip starts, or is damaged.
+        ClipUnavailable: If ffmpeg was ended from outside.
         OSError: If the disk is full.
     """
     with opened(source) as container:
         rate = constant_rate(container, _MAX_RATE)
         length_s = container.duration / av.time_base if container.duration else None
+        is_stream = "mpegts" in container.format.name
     if length_s is not None and (start_s or 0.0) >= length_s:
         detail = f"it is {length_s:.2f} s long, the clip starts at {start_s or 0:g} s"
-        raise InvalidClip("the video ends before the clip starts", detail)
+        raise InvalidClip("the video ends before the clip starts", detail, lasting=True)
+    if is_stream:
+        source, start_s = _seekable(source, target.with_name("seekable.mkv"), start_s)
 
     # Before the input, -ss seeks to a key frame and then decodes up to the exact time.
     begin = {} if start_s is None else {"ss": start_s}
@@ -70,7 +76,31 @@ def trim(source: Path, target: Path, *, start_s: float | None, seconds: float) -
     graph = ffmpeg.output(
         frames, sound, str(target.absolute()), format="mp4", **encoding, **same_bytes
     )
+    _run(graph)
+
+
+def _seekable(source: Path, target: Path, start_s: float | None) -> tuple[Path, float]:
+    """Put a transport stream, in which seeking is not exact, into a container where it is.
+
+    Returns:
+        The new file, and where the clip starts in it: its time runs from the first sound, which
+        may be a little before the first picture.
+    """
+    streams = ffmpeg.input(str(source.absolute()))
+    copied = ffmpeg.output(
+        streams["v:0"], streams["a:0"], str(target.absolute()), format="matroska", c="copy"
+    )
+    _run(copied)
+    with opened(target) as container:
+        video = container.streams.video[0]
+        lead_s = float((video.start_time or 0) * (video.time_base or 0))
+    return target, (start_s or 0.0) + lead_s
+
+
+def _run(graph: Any) -> None:
     try:
         run(graph, timeout_s=_TIMEOUT_S)
+    except FfmpegEnded as error:
+        raise ClipUnavailable("ffmpeg was ended", permanent=False, detail=str(error)) from error
     except FfmpegError as error:
         raise InvalidClip("cannot be cut", str(error)) from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,15 +12,24 @@ import tarfile
 import time
 import zipfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from avbench.manifests.benchmark import Benchmark
+from avbench.media.ffmpeg import binary
 from avbench.media.ledger import Ledger, Outcome
-from avbench.media.prepare import Choice, check_clips, plan_clips, prepare_clips
+from avbench.media.prepare import (
+    Choice,
+    check_clips,
+    plan_clips,
+    prepare_clips,
+    put_outdated_aside,
+)
 from avbench.media.sources.base import Network
 from avbench.media.status import status_of
+from avbench.media.trim import trim
 from avbench.types import AvbenchError, UsageError, silent
 from tests.media.server import MediaServer
 from tests.media.test_trim import marks
@@ -285,3 +296,155 @@ def test_ctrl_c_ends_in_one_line_and_goes_on_later(few: Few) -> None:
     assert done.already >= 3
     assert done.ok + done.already == 30
     assert not list(benchmark.home.glob("scratch*"))
+
+
+@pytest.mark.parametrize("kind", ["render", "folder", "zip", "tar.gz"])
+def test_cutting_another_day_gives_the_same_bytes(
+    tmp_path: Path, few: Few, video: Video, kind: str
+) -> None:
+    files = {f"{name}.mp4": video(tmp_path / "v" / f"{name}.mp4", seconds=2) for name in "ab"}
+    source = "render" if kind == "render" else f"folder:{tmp_path / 'v'}"
+    if kind in ("zip", "tar.gz"):
+        source = packed(tmp_path, kind, files)
+    benchmark = few(["a", "b"])
+    prepare_clips(benchmark, sources=[source], workers=1, report=silent)
+    direct = bytes_of(benchmark)
+    for path in (benchmark.home / "clips").iterdir():
+        path.unlink()
+    acquired = prepare_clips(benchmark, sources=[source], workers=1, report=silent, stage="acquire")
+    assert (acquired.ok, acquired.already) == (2, 0)
+    assert plan_clips(benchmark, sources=[source]).todo == {"kept": 2, source: 0}
+    again = prepare_clips(benchmark, sources=[source], workers=1, report=silent, stage="acquire")
+    assert (again.ok, again.already) == (0, 2)
+    done = prepare_clips(benchmark, sources=[source], workers=1, report=silent)
+    assert done.ok == 2
+    assert ledger_of(benchmark)["a"].source == "kept"
+    assert bytes_of(benchmark) == direct
+    assert (tmp_path / "v" / "a.mp4").is_file()
+
+
+def test_originals_that_are_gone_are_acquired_again(few: Few) -> None:
+    benchmark = few(["a", "b"], sources=("render",))
+    prepare_clips(benchmark, workers=1, report=silent)
+    # Clips that are cut already are no originals.
+    for _ in range(2):
+        done = prepare_clips(benchmark, workers=1, report=silent, stage="acquire")
+        assert (done.ok, done.already) == (2, 0)
+        shutil.rmtree(benchmark.home / "originals")
+
+
+def timed(folder: Path, start_s: float, end_s: float) -> Benchmark:
+    (folder / "b.csv").write_text(
+        "clip_id,youtube_id,start_s,end_s,label,split\n"
+        f"one,v,{start_s},{end_s},x,train\ntwo,w,0,2,y,train\n"
+    )
+    (folder / "b.toml").write_text(
+        'name = "b"\nclasses = 2\nclasses_per_step = 1\nclip_seconds = 2.0\nannotations = "b.csv"\n'
+    )
+    return Benchmark.load(str(folder / "b.toml"))
+
+
+def test_a_kept_original_serves_its_own_time_only(tmp_path: Path, video: Video) -> None:
+    members = {
+        "v_000005_000007.mp4": video(tmp_path / "early.mp4", seconds=2, mark_s=0.5),
+        "v_000020_000022.mp4": video(tmp_path / "late.mp4", seconds=2, mark_s=1.5),
+    }
+    source = packed(tmp_path, "zip", members)
+    for start_s, mark_s in ((5, 0.5), (20, 1.5)):
+        benchmark = timed(tmp_path, start_s, start_s + 2)
+        if start_s == 20:
+            # The table has changed: nobody may take the old cut for the new clip.
+            assert status_of(benchmark).ready == 0
+            assert check_clips(benchmark, workers=1, report=silent) == ([], [])
+        prepare_clips(benchmark, sources=[source], workers=1, report=silent, keep_originals=True)
+        assert status_of(benchmark).ready == 1
+        sight, _ = marks(benchmark.home / "clips" / "one.mp4")
+        assert abs(sight - mark_s) <= 1 / 25
+    timed(tmp_path, 5, 7)
+    put_outdated_aside(timed(tmp_path, 5, 7))
+    assert not (benchmark.home / "clips" / "one.mp4").exists()
+
+
+def test_no_name_stands_for_a_part_of_a_second(tmp_path: Path, video: Video) -> None:
+    video(tmp_path / "videos" / "v_000005.mp4", seconds=2, mark_s=1)
+    benchmark = timed(tmp_path, 4.6, 6.6)
+    source = f"folder:{tmp_path / 'videos'}"
+    done = prepare_clips(benchmark, sources=[source], workers=1, report=silent)
+    assert {k: sorted(v) for k, v in done.failed.items()} == {"not in the folder": ["one", "two"]}
+
+
+def test_keeping_originals_does_not_break_the_chain(tmp_path: Path, few: Few, video: Video) -> None:
+    video(tmp_path / "one" / "a.mp4", seconds=1, sound="silence")
+    video(tmp_path / "two" / "a.mp4", seconds=1)
+    chain = [f"folder:{tmp_path / name}" for name in ("one", "two")]
+    benchmark = few(["a", "b"])
+    for _ in range(2):
+        done = prepare_clips(
+            benchmark, sources=chain, workers=1, report=silent, keep_originals=True
+        )
+        assert done.ok == 1
+        (benchmark.home / "clips" / "a.mp4").unlink()
+
+
+def test_a_disk_that_cannot_be_read_damages_no_clip(
+    few: Few, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark = few(["a", "b", "c"], sources=("render",))
+    prepare_clips(benchmark, workers=1, report=silent)
+    good = bytes_of(benchmark)
+
+    def broken(path: Path) -> str:
+        raise OSError(5, "Input/output error", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("avbench.media.prepare._sha256", broken)
+        with pytest.raises(OSError, match="Input/output error"):
+            check_clips(benchmark, workers=1, report=silent)
+    assert bytes_of(benchmark) == good
+    (benchmark.home / "clips").rename(benchmark.home / "elsewhere")
+    with pytest.raises(AvbenchError, match="none of 3 clips is there: is a disk missing"):
+        check_clips(benchmark, workers=1, report=silent)
+    assert {row.status for row in ledger_of(benchmark).values()} == {"ok"}
+
+
+def test_what_a_killed_run_left_is_looked_at_before_it_counts(few: Few) -> None:
+    benchmark = few(["a", "b"], sources=("render",))
+    prepare_clips(benchmark, workers=1, report=silent)
+    rows, journal = ledger_of(benchmark), benchmark.home / "journal"
+    journal.mkdir()
+    (journal / "a.json").write_text(json.dumps(asdict(rows["a"])))  # known already
+    (journal / "b.json").write_text(json.dumps(asdict(rows["b"]) | {"sha256": "0" * 64}))
+    (journal / "x.json").write_text("[" * 200_000)
+    (journal / "y.json").write_text('{"clip_id": 1}')
+    (journal / "folder").mkdir()
+    assert prepare_clips(benchmark, workers=1, report=silent).already == 2
+    assert ledger_of(benchmark) == rows
+
+
+def test_refusals_of_other_clips_and_sources_are_kept(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        for clip in "ab":
+            for source in ("s", "t"):
+                ledger.record(Outcome(clip, "failed", source, "q", 0, "permanent", "private"))
+        ledger.forget_refusals(["a"], ["s"])
+        assert ledger.refused("s") == {("b", "q"): "private"}
+        assert len(ledger.refused("t")) == 2
+
+
+def test_a_plan_of_a_source_there_is_not(few: Few) -> None:
+    for source in ("nonsuch", "folder:/no/such/folder", "folder:~nobody-of-that-name/x"):
+        with pytest.raises(UsageError):
+            plan_clips(few(["a", "b"]), sources=[source])
+
+
+def test_a_transport_stream_is_cut_as_exactly(tmp_path: Path, video: Video) -> None:
+    plain = video(tmp_path / "in.mp4", seconds=12, mark_s=8)
+    stream = tmp_path / "in.ts"
+    command = [binary(), "-v", "error", "-i", str(plain), "-c", "copy", "-f", "mpegts"]
+    subprocess.run([*command, str(stream)], check=True, stdin=subprocess.DEVNULL)
+    (tmp_path / "cut").mkdir()
+    for start_s in (7.0, 6.0, 4.96):
+        trim(stream, tmp_path / "cut" / "out.mp4", start_s=start_s, seconds=4)
+        sight, sound = marks(tmp_path / "cut" / "out.mp4")
+        assert abs(sight - (8 - start_s)) <= 1 / 25
+        assert abs(sound - (8 - start_s)) <= 0.005

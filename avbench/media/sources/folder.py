@@ -32,7 +32,10 @@ class FolderSource:
     ) -> None:
         if not argument:
             raise UsageError("source folder: which one? Write folder:DIR")
-        root = Path(argument).expanduser()
+        try:
+            root = Path(argument).expanduser()
+        except RuntimeError:  # the home of a user there is not
+            root = Path(argument)
         if not root.is_dir():
             raise UsageError(f"source folder: {argument} is not a folder: check the path")
         self._clip_s = spec.clip_seconds

@@ -151,9 +151,9 @@ def _places(clip: Clip) -> Iterator[tuple[str, bool]]:
     video = clip.youtube_id or clip.clip_id
     if clip.start_s is None:
         yield f"~{video}", True  # archives carry the times that a table lacks
-    else:
+    elif clip.start_s.is_integer():  # no name tells part of a second
         start = f"={video}_{clip.start_s:06.0f}"
-        if clip.end_s is not None:
+        if clip.end_s is not None and clip.end_s.is_integer():
             yield f"{start}_{clip.end_s:06.0f}", True
         yield start, True
     yield f"/{clip.clip_id}", False
