@@ -28,24 +28,11 @@ _MOST_INFLATED = 100
 _PACKED_AT_A_TIME, _STATES_APART = 2**16, 2**26
 
 
-class Pieces(io.RawIOBase):
-    """Ranges of files, (path, start, size), read as one file after another."""
+class _Sized(io.RawIOBase):
+    """A file of known size that is read in any order."""
 
-    def __init__(self, ranges: Sequence[tuple[Path, int, int]]) -> None:
-        self._ranges = ranges
-        self._size = sum(size for _, _, size in ranges)
-        self._files = [path.open("rb", buffering=0) for path, _, _ in ranges]
-        self._at = 0
-
-    def cut(self, start: int, size: int) -> Pieces:
-        """Return a range of this file as a file of its own."""
-        ranges, passed = [], 0
-        for path, begin, length in self._ranges:
-            low, high = max(start, passed), min(start + size, passed + length)
-            if low < high:
-                ranges.append((path, begin + low - passed, high - low))
-            passed += length
-        return Pieces(ranges)
+    _size: int
+    _at: int
 
     def readable(self) -> bool:
         """Return that it is."""
@@ -63,6 +50,26 @@ class Pieces(io.RawIOBase):
     def tell(self) -> int:
         """Return the place."""
         return self._at
+
+
+class Pieces(_Sized):
+    """Ranges of files, (path, start, size), read as one file after another."""
+
+    def __init__(self, ranges: Sequence[tuple[Path, int, int]]) -> None:
+        self._ranges = ranges
+        self._size = sum(size for _, _, size in ranges)
+        self._files = [path.open("rb", buffering=0) for path, _, _ in ranges]
+        self._at = 0
+
+    def cut(self, start: int, size: int) -> Pieces:
+        """Return a range of this file as a file of its own."""
+        ranges, passed = [], 0
+        for path, begin, length in self._ranges:
+            low, high = max(start, passed), min(start + size, passed + length)
+            if low < high:
+                ranges.append((path, begin + low - passed, high - low))
+            passed += length
+        return Pieces(ranges)
 
     def readinto(self, buffer: Any) -> int:
         """Read up to the end of a range, as of any file."""
@@ -84,7 +91,7 @@ class Pieces(io.RawIOBase):
         super().close()
 
 
-class Inflated(io.RawIOBase):
+class Inflated(_Sized):
     """A deflated file read in any order.
 
     Going back means inflating anew from the last of the states that are kept on the way; each
@@ -99,23 +106,6 @@ class Inflated(io.RawIOBase):
         self._packed, self._size, self._at = packed, size, 0
         self._starts, self._states = [0], [(0, zlib.decompressobj(-zlib.MAX_WBITS))]
         self._go_back(0)
-
-    def readable(self) -> bool:
-        """Return that it is."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return that it is."""
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place, as of any file."""
-        self._at = max(0, offset + (0, self._at, self._size)[whence])
-        return self._at
-
-    def tell(self) -> int:
-        """Return the place."""
-        return self._at
 
     def readinto(self, buffer: Any) -> int:
         """Read up to the end of what was inflated at a time, as of any file."""
