@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint audits clean
+.PHONY: demo test lint audits schema clean
 
 demo: .venv/avbench
 	$(BIN)/avbench demo
@@ -35,6 +35,11 @@ audits: .venv/avbench
 	  name=$$(basename $$spec .toml); \
 	  $(BIN)/avbench splits audit $$name --out docs/audits/$$name.md || exit 1; \
 	done
+
+# The schema of result.json; a test compares it with the code.
+schema: .venv/avbench
+	mkdir -p docs/schema
+	$(BIN)/python -m avbench.evaluation.result > docs/schema/result.json
 
 clean:
 	rm -rf .venv build dist

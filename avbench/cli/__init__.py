@@ -130,6 +130,12 @@ def list_command(as_json: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="[default: runs/BENCHMARK/METHOD]")
 @click.option("--allow-missing", is_flag=True, help="Go on where clips have no features.")
 @click.option("--force", is_flag=True, help="Run these seeds again; replace a different run.")
+@click.option(
+    "--checkpoint-epochs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Also keep a step in the middle, every N epochs, to go on from after a kill.",
+)
 @json_option
 def evaluate(
     method: str,
@@ -142,15 +148,17 @@ def evaluate(
     out: Path | None,
     allow_missing: bool,
     force: bool,
+    checkpoint_epochs: int | None,
     as_json: bool,
 ) -> None:
     """Run a method through a benchmark and measure accuracy and forgetting.
 
-    Writes predictions, accuracy matrix, metrics, checkpoints and plots to a run directory.
+    Writes predictions, accuracy matrix, metrics, checkpoints and plots to a run directory. Stopped
+    by anything, the same command goes on after the last finished step; finished seeds are kept.
 
     \b
     Examples:
-      avbench evaluate --method avcil --benchmark toy-ci --seeds 0,1,2
+      avbench evaluate --method avcil --benchmark toy-ci --seeds 0..9
       avbench evaluate --method oracle --benchmark toy-ci --modality audio
       avbench evaluate --method avcil --benchmark toy-ci --set epochs=5 --out runs/short
       avbench evaluate --method avcil --benchmark toy-ci:seed=3,steps=6
@@ -185,6 +193,7 @@ def evaluate(
             device=device,
             allow_missing=allow_missing,
             force=force,
+            checkpoint_epochs=checkpoint_epochs or 0,
             report=report,
         )
     if kept:

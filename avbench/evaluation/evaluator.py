@@ -9,12 +9,18 @@ import os
 import platform
 import random
 import re
+import resource
 import shutil
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, is_dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, is_dataclass
+from functools import cache
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +28,42 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from avbench import registry
 from avbench.evaluation import predictions
-from avbench.evaluation.metrics import AccuracyMatrix
 from avbench.evaluation.plots import plot_accuracy, plot_matrix
-from avbench.evaluation.result import Result
+from avbench.evaluation.result import (
+    FORMAT,
+    Bootstrap,
+    Config,
+    Environment,
+    ExemplarUse,
+    GitState,
+    Result,
+    SeedRun,
+    StepCost,
+)
 from avbench.features.store import FeatureStore, hash_clips, store_folder
+from avbench.learning.gradient import GradientMethod
 from avbench.learning.memory import ExemplarMemory
 from avbench.learning.method import Method, Setup, resolve_settings
 from avbench.learning.stream import ProtocolError, Rows, Task, TaskStream
 from avbench.manifests.benchmark import Benchmark
 from avbench.manifests.manifest import Manifest
 from avbench.resources import alone, read_json, replacing, write_json, writing
-from avbench.types import SPLITS, AvbenchError, Modality, Report, UsageError, silent
+from avbench.types import SPLITS, AvbenchError, Modality, Report, Split, UsageError, silent
 
-Coverage = dict[str, float]
+Coverage = dict[Split, float]
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.I)
 _RECORDED = ("avbench", "av", "numpy", "pyarrow", "safetensors", "torch")
+
+# Once it is there, a seed is whole.
+_LAST_WRITTEN = "predictions.parquet"
+_IN_THE_MIDDLE = "epoch.safetensors"
 
 
 def evaluate(
@@ -58,13 +78,15 @@ def evaluate(
     device: str = "cpu",
     allow_missing: bool = False,
     force: bool = False,
+    checkpoint_epochs: int = 0,
     report: Report = silent,
 ) -> Result:
     """Evaluate a method on a benchmark over seeds.
 
     Writes a run directory: `config.json`, `result.json`, `accuracy.png`, `matrix.png`, and per seed
-    `predictions.parquet`, `environment.json`, `log.jsonl` and a checkpoint per step. Seeds the
-    directory holds already, from the same configuration, are not run again.
+    `predictions.parquet`, `exemplars.json`, `cost.json`, `environment.json`, `log.jsonl` and a
+    checkpoint per step. Seeds the directory holds already, from the same configuration, are not run
+    again; one that was killed goes on after its last finished step.
 
     Args:
         benchmark: What to evaluate on; its features must be prepared.
@@ -78,6 +100,7 @@ def evaluate(
         allow_missing: Go on where clips have no features; the result says which share had.
         force: Run these seeds again even if `out` holds them, and replace a run of another
             configuration.
+        checkpoint_epochs: Also keep a step in the middle, every so many epochs; 0 for never.
         report: Called as training proceeds.
 
     Returns:
@@ -94,6 +117,8 @@ def evaluate(
     method_class: type[Method] = registry.load("methods", method)
     name = registry.short_name(method)
     check_method_class(method_class, name)
+    if checkpoint_epochs and method_class.learn is not GradientMethod.learn:
+        raise UsageError(f"{name} does not train by the shared loop: leave --checkpoint-epochs out")
     modality = _modality(method_class, name, modality)
     resolved = resolve_settings(method_class, name, benchmark.base.name, modality, settings or {})
     torch_device = _device(device)
@@ -106,8 +131,10 @@ def evaluate(
     store = FeatureStore.of(benchmark, preset)
     _check_preset(store, preset)
     coverage = _coverage(benchmark, store, allow_missing)
-    config = {
+    variant = benchmark.spec.variant
+    config: Config = {
         "benchmark": benchmark.name,
+        "variant": variant.text if variant else None,
         "fingerprint": benchmark.manifest.fingerprint,
         "method": name,
         "method_hash": _source_hash(method_class),
@@ -145,25 +172,26 @@ def evaluate(
                     config["memory"],
                     seed,
                     torch_device,
+                    checkpoint_epochs,
                 )
                 unfinished = out / f"unfinished-seed-{seed}"
                 try:
                     run.write(unfinished, f"{out.name}, seed {seed}", report)
                 except BaseException:
-                    if not _finished_steps(unfinished):
+                    if not _holds_work(unfinished):
                         shutil.rmtree(unfinished, ignore_errors=True)
                     raise
                 _promote(unfinished, folder)
-            runs[seed] = _read_run(folder, benchmark, partial=allow_missing)
+            runs[seed] = _read_run(folder, seed, benchmark, partial=allow_missing)
         test = [benchmark.manifest.clip_ids[row] for row in benchmark.manifest.rows("test")]
         here = [clip for clip, row in zip(test, store.rows_of(test), strict=True) if row >= 0]
         result = Result(
-            config=config,
+            format=FORMAT,
+            config={**config},
             coverage=coverage,
             test_clips_hash=hash_clips(here),
-            matrices={seed: matrix for seed, (matrix, _, _) in runs.items()},
-            seconds={seed: seconds for seed, (_, seconds, _) in runs.items()},
-            memory={seed: memory for seed, (_, _, memory) in runs.items()},
+            bootstrap=Bootstrap.of(predictions.outcomes([table for table, _ in runs.values()])),
+            runs=[run for _, run in runs.values()],
         )
         write_json(out / "result.json", result.to_json())
         plot_accuracy([result], out / "accuracy.png")
@@ -184,6 +212,7 @@ class Run:
         capacity: Of the exemplar memory, in clips.
         seed: Source of all randomness.
         device: Where it computes.
+        checkpoint_epochs: Every how many epochs a step is kept in the middle; 0 for never.
     """
 
     benchmark: Benchmark
@@ -194,6 +223,7 @@ class Run:
     capacity: int
     seed: int
     device: torch.device
+    checkpoint_epochs: int = 0
 
     def write(self, folder: Path, title: str, report: Report) -> None:
         """Learn and predict step by step, keeping everything in a folder.
@@ -211,11 +241,18 @@ class Run:
         )
         total = self.benchmark.spec.steps * getattr(self.settings, "epochs", 1)
         folder.mkdir(exist_ok=True)
+        for left in folder.glob(".partial-*"):
+            shutil.rmtree(left)
+        if (folder / _LAST_WRITTEN).is_file():  # killed while tidying up
+            _tidy(folder)
+            return
+        write_json(folder / "environment.json", _environment(self.method_class).model_dump())
         done = _finished_steps(folder)
+        checkpoint = _EpochCheckpoint(folder, self.checkpoint_epochs, self.device, step=len(done))
+        middle = checkpoint.begun()
         log_path = folder / "log.jsonl"
-        logged = done[-1]["logged"] if done else 0
+        logged = middle["logged"] if middle else done[-1]["logged"] if done else 0
         _keep_lines(log_path, logged)
-        before = done[-1]["seconds"] if done else 0.0
         report(title, min(logged, total), total)
         with log_path.open("a", encoding="utf-8") as log_file:
 
@@ -223,12 +260,19 @@ class Run:
                 nonlocal logged
                 logged += 1
                 log_file.write(json.dumps(record) + "\n")
+                log_file.flush()
+                checkpoint.logged = logged
                 report(title, min(logged, total), total)
 
             setup = Setup(
-                self.store.dim, self.store.frames, self.modality, self.seed, self.device, log
+                self.store.dim,
+                self.store.frames,
+                self.modality,
+                self.seed,
+                self.device,
+                log,
+                checkpoint,
             )
-            begun = time.perf_counter()
             _seed_everything(self.seed, len(done))
             method = self.method_class(self.settings, setup)
             if done:
@@ -237,22 +281,31 @@ class Run:
                 classes = self.benchmark.manifest.classes_per_step[: len(done)]
                 method.restore(_read_state(path, self.device), classes)
             for task in stream.since(len(done)):
+                checkpoint.step, checkpoint.meter = task.step, _Meter(self.device)
+                if middle and middle["step"] == task.step:
+                    checkpoint.meter.add(middle["cost"])
                 _seed_everything(self.seed, task.step)
                 with _explained(folder, task.step, self.settings):
                     method.learn(task)
                     predicted = self._predict(method, stream, task)
-                log_file.flush()
+                state = method.state()
                 use = stream.memory_use()
+                cost = StepCost(
+                    **checkpoint.meter.read(),
+                    trainable_parameters=_trainable(method),
+                    stored_parameters=sum(tensor.numel() for tensor in state.values()),
+                    exemplars=ExemplarUse(clips=use.clips, bytes=use.bytes),
+                )
                 record = {
                     "step": task.step,
-                    "memory": {"clips": use.clips, "bytes": use.bytes},
                     "exemplars": stream.exemplars(),
                     "logged": logged,
-                    "seconds": before + time.perf_counter() - begun,
+                    "cost": cost.model_dump(),
                 }
-                _write_step(folder, task.step + 1, predicted, method.state(), record)
+                _write_step(folder, task.step + 1, predicted, state, record)
         report(title, total, total)
         _summarise(folder, self.benchmark.spec.steps)
+        _tidy(folder)
 
     def _predict(self, method: Method, stream: TaskStream, task: Task) -> pa.Table:
         clips, rows = stream.test(task.step)
@@ -266,9 +319,8 @@ def _write_step(
 ) -> None:
     """Keep a finished step; its JSON comes last and says that the others are whole."""
     predictions.write(folder / f"step-{number}.parquet", predicted)
-    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     # Written by Python, whose errors say which file and why.
-    (folder / f"step-{number}.safetensors").write_bytes(save(tensors))
+    (folder / f"step-{number}.safetensors").write_bytes(save(_on_cpu(state)))
     write_json(folder / f"step-{number}.json", record)
 
 
@@ -277,49 +329,146 @@ def _finished_steps(folder: Path) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
     while (path := folder / f"step-{len(records) + 1}.json").is_file():
         record = read_json(path, remedy=f"delete {folder} and run again")
-        if not {"exemplars", "logged", "memory", "seconds"} <= record.keys():
+        if not {"exemplars", "logged", "cost"} <= record.keys():
             raise AvbenchError(f"{path}: not a finished step: delete {folder} and run again")
         records.append(record)
     return records
 
 
+def _holds_work(folder: Path) -> bool:
+    """Whether a folder holds something that a killed run can go on from."""
+    return any((folder / name).is_file() for name in ("step-1.json", _IN_THE_MIDDLE, _LAST_WRITTEN))
+
+
 def _summarise(folder: Path, steps: int) -> None:
     """Bring what the steps left into the files of a finished run."""
     records = _finished_steps(folder)
+    kept = [{key: record[key] for key in ("step", "exemplars")} for record in records]
+    write_json(folder / "exemplars.json", kept)
+    write_json(folder / "cost.json", {"steps": [record["cost"] for record in records]})
     parts = [folder / f"step-{number + 1}.parquet" for number in range(steps)]
     tables = [predictions.read(part) for part in parts]
-    predictions.write(folder / "predictions.parquet", pa.concat_tables(tables))
-    write_json(
-        folder / "exemplars.json",
-        [{key: record[key] for key in ("step", "memory", "exemplars")} for record in records],
-    )
-    write_json(folder / "timing.json", {"seconds": records[-1]["seconds"]})
-    write_json(folder / "environment.json", _environment())
-    for number in range(steps):
-        (folder / f"step-{number + 1}.parquet").unlink()
-        (folder / f"step-{number + 1}.json").unlink()
+    predictions.write(folder / _LAST_WRITTEN, pa.concat_tables(tables))
+
+
+def _tidy(folder: Path) -> None:
+    """Delete what the files of a finished run replace."""
+    left = (folder.glob(pattern) for pattern in ("step-*.parquet", "step-*.json", _IN_THE_MIDDLE))
+    for path in chain.from_iterable(left):
+        path.unlink()
 
 
 def _promote(unfinished: Path, folder: Path) -> None:
-    """Put a finished run in place of what stood there."""
-    with replacing(folder, folder=True) as temporary:
-        temporary.rmdir()
-        os.replace(unfinished, temporary)
+    """Put a finished run in place of what stood there, so that no kill loses it."""
+    if folder.exists():
+        os.replace(folder, Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent)) / "old")
+    os.replace(unfinished, folder)
 
 
 def _keep_lines(path: Path, count: int) -> None:
-    """Cut a log back to the lines of finished steps."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    path.write_text("".join(lines[:count]), encoding="utf-8")
+    """Cut a log back to its first lines."""
+    if path.is_file():
+        lines = path.read_bytes().splitlines(keepends=True)
+        os.truncate(path, sum(len(line) for line in lines[:count]))
+
+
+class _Meter:
+    """Measures a step: time, and memory of the process and on its GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._begun = time.perf_counter()
+        self._before: dict[str, Any] = {}
+        with suppress(OSError):  # where the system has this, a peak is of the step alone
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def add(self, before: dict[str, Any]) -> None:
+        """Count what the step cost before it was killed."""
+        self._before = before
+
+    def read(self) -> dict[str, Any]:
+        """Return the costs so far."""
+        gpu = torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else None
+        peaks = {"peak_memory_bytes": _peak_memory(), "peak_gpu_memory_bytes": gpu}
+        return {
+            "seconds": self._before.get("seconds", 0.0) + time.perf_counter() - self._begun,
+            **{k: v if v is None else max(v, self._before.get(k) or 0) for k, v in peaks.items()},
+        }
+
+
+def _peak_memory() -> int:
+    """Return the most memory this process had resident, in bytes."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    except (OSError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _trainable(method: Method) -> int:
+    """Count the parameters that gradients reach, in the modules a method holds."""
+    modules = [value for value in vars(method).values() if isinstance(value, nn.Module)]
+    parameters = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
+    return sum(parameter.numel() for parameter in parameters.values())
+
+
+@dataclass
+class _EpochCheckpoint:
+    """Keeps a step in the middle, in one file of an unfinished run."""
+
+    folder: Path
+    every: int
+    device: torch.device
+    step: int
+    logged: int = 0
+    meter: _Meter = field(init=False)
+
+    def due(self, epochs: int) -> bool:
+        return self.every > 0 and epochs % self.every == 0
+
+    def write(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+        known = {"step": self.step, "logged": self.logged, "cost": self.meter.read()}
+        metadata = {"avbench": json.dumps(known | {"training": record})}
+        with replacing(self.folder / _IN_THE_MIDDLE) as temporary:
+            temporary.write_bytes(save(_on_cpu(tensors), metadata))
+
+    def begun(self) -> dict[str, Any] | None:
+        """Return what is known of this step, if it was kept in the middle."""
+        path = self.folder / _IN_THE_MIDDLE
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                known: dict[str, Any] = json.loads(file.metadata()["avbench"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise _no_checkpoint(path) from error
+        # One of an earlier step is left where a run is killed right after that step.
+        return known if known["step"] == self.step else None
+
+    def read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        known = self.begun()
+        if known is None:
+            return None
+        return _read_state(self.folder / _IN_THE_MIDDLE, self.device), known["training"]
 
 
 def _read_state(path: Path, device: torch.device) -> dict[str, Tensor]:
     try:
         return load_file(path, device=str(device))
     except (OSError, SafetensorError) as error:
-        raise AvbenchError(
-            f"{path}: not a checkpoint: delete {path.parent} and run again"
-        ) from error
+        raise _no_checkpoint(path) from error
+
+
+def _no_checkpoint(path: Path) -> AvbenchError:
+    return AvbenchError(f"{path}: not a checkpoint: delete {path.parent} and run again")
+
+
+def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors as safetensors takes them: contiguous, sharing nothing."""
+    return {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
 
 
 def _seed_everything(seed: int, step: int) -> None:
@@ -353,19 +502,26 @@ def _explained(folder: Path, step: int, settings: Any) -> Iterator[None]:
 
 
 def _read_run(
-    folder: Path, benchmark: Benchmark, *, partial: bool
-) -> tuple[AccuracyMatrix, float, list[dict[str, int]]]:
+    folder: Path, seed: int, benchmark: Benchmark, *, partial: bool
+) -> tuple[pa.Table, SeedRun]:
+    """Read what a finished seed predicted, and what follows from it."""
     remedy = f"delete {folder} and run again"
-    timing = read_json(folder / "timing.json", remedy=remedy)
+    cost = read_json(folder / "cost.json", remedy=remedy)
+    environment = read_json(folder / "environment.json", remedy=remedy)
     try:
-        table = predictions.read(folder / "predictions.parquet")
+        table = predictions.read(folder / _LAST_WRITTEN)
         matrix = predictions.matrix(table, benchmark.manifest, partial=partial)
-        seconds = float(timing["seconds"])
-        kept = json.loads((folder / "exemplars.json").read_text(encoding="utf-8"))
-        memory = [dict(record["memory"]) for record in kept]
-    except (KeyError, OSError, TypeError, ValueError, AvbenchError) as error:
-        raise AvbenchError(f"{folder} does not hold a whole run ({error}): {remedy}") from error
-    return matrix, seconds, memory
+        run = SeedRun(
+            seed=seed,
+            cost=[StepCost(**step) for step in cost["steps"]],
+            environment=Environment(**environment),
+            correct=matrix.correct.tolist(),
+            total=matrix.total.tolist(),
+        )
+    except (KeyError, TypeError, ValueError, AvbenchError) as error:
+        reason = str(error).splitlines()[0]
+        raise AvbenchError(f"{folder} does not hold a whole run ({reason}): {remedy}") from error
+    return table, run
 
 
 def _table(manifest: Manifest, step: int, rows: Rows, predicted: Rows) -> pa.Table:
@@ -491,7 +647,7 @@ def _is_run(folder: Path) -> bool:
     return all(path.name.startswith((".lock", ".partial-")) for path in folder.iterdir())
 
 
-def _claim(out: Path, config: dict[str, Any], seeds: Sequence[int], *, force: bool) -> None:
+def _claim(out: Path, config: Config, seeds: Sequence[int], *, force: bool) -> None:
     """Make the run directory ours, keeping the seeds of an equal configuration."""
     path = out / "config.json"
     held = [
@@ -503,12 +659,12 @@ def _claim(out: Path, config: dict[str, Any], seeds: Sequence[int], *, force: bo
     ]
     for folder in held:
         # Where not a step was finished there is nothing to lose, nor to take up.
-        if folder.name.startswith("unfinished") and not _finished_steps(folder):
+        if folder.name.startswith("unfinished") and not _holds_work(folder):
             shutil.rmtree(folder)
     held = [folder for folder in held if folder.is_dir()]
     if held:
         known = read_json(path, remedy=f"delete {out} and run again")
-        differ = sorted(key for key in config | known if config.get(key) != known.get(key))
+        differ = sorted(k for k in {**config, **known} if config.get(k) != known.get(k))
         if differ and not force:
             raise AvbenchError(
                 f"{out} holds a run that differs in {', '.join(differ)}:"
@@ -524,13 +680,32 @@ def _claim(out: Path, config: dict[str, Any], seeds: Sequence[int], *, force: bo
     write_json(path, config)
 
 
-def _environment() -> dict[str, Any]:
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "cpu_count": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "packages": {name: version(name) for name in _RECORDED},
-    }
+def _environment(method_class: type[Method]) -> Environment:
+    return Environment(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        machine=platform.machine(),
+        cpu_count=os.cpu_count(),
+        torch_threads=torch.get_num_threads(),
+        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        packages={name: version(name) for name in _RECORDED},
+        git=_git_state(Path(inspect.getfile(method_class)).resolve()),
+    )
+
+
+@cache
+def _git_state(file: Path) -> GitState | None:
+    """Return the state of the checkout that tracks a file, as it was when first asked."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(file.parent), *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=60
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", file.name)
+        modified = git("status", "--porcelain", "--untracked-files=no") != ""
+        return GitState(commit=git("rev-parse", "HEAD"), modified=modified)
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,53 +1,255 @@
-"""What an evaluation found, as a record and as JSON."""
+"""What an evaluation found: the schema of `result.json`, published as docs/schema/result.json."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import math
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    ValidationError,
+    computed_field,
+    model_validator,
+)
+from typing_extensions import TypedDict  # of typing, pydantic takes it from Python 3.12 on
 
 from avbench.evaluation.metrics import METRICS, AccuracyMatrix, accuracy_per_step
-from avbench.evaluation.statistics import Summary, summarise
+from avbench.evaluation.statistics import (
+    REPLICATES,
+    Outcomes,
+    Summary,
+    bootstrap,
+    interval_to_json,
+    percentile_interval,
+    summarise,
+)
 from avbench.resources import read_json
-from avbench.types import AvbenchError
+from avbench.types import AvbenchError, Modality, Split
 
-FORMAT = 1
+FORMAT: Literal[2] = 2
 
-_CONFIG = {
-    "access",
-    "benchmark",
-    "fingerprint",
-    "memory",
-    "method",
-    "modality",
-    "preset",
-    "preset_hash",
-    "version",
-}
+Whole = Annotated[int, Field(ge=0, lt=2**53)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
-@dataclass(frozen=True)
-class Result:
-    """One method on one benchmark, over seeds.
+class _Record(BaseModel):
+    """Strict, so that a number is no text; what is computed is not read back."""
 
-    Attributes:
-        config: Everything that decides the numbers: benchmark, fingerprint, method, access,
-            modality, settings, preset, memory.
-        coverage: Share of the benchmark's clips that had features, per split.
-        test_clips_hash: SHA-256 of the ids of the test clips used.
-        matrices: Counts of correct predictions, per seed.
-        seconds: Wall time, per seed.
-        memory: What the exemplar memory held after each step, `clips` and `bytes`, per seed.
-    """
+    model_config = ConfigDict(
+        frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
-    config: dict[str, Any]
-    coverage: dict[str, float]
+
+class Config(TypedDict):
+    """Everything that decides the numbers."""
+
+    benchmark: str
+    """Its name, of a variant with the options."""
+    variant: str | None
+    """The options of a protocol variant, such as `seed=3,steps=6`."""
+    fingerprint: str
+    """Of the manifest."""
+    method: str
+    """Its registered name, or its class."""
+    method_hash: str
+    """SHA-256 of the files that define it."""
+    access: Literal["incremental", "joint"]
+    """Joint is a bound: it sees the data of all seen classes at every step."""
+    modality: Modality
+    """What the method looked at."""
+    settings: dict[str, Any]
+    """As resolved from defaults, recipe and command line."""
+    memory: Whole
+    """Capacity of the exemplar memory, in clips."""
+    preset: str
+    """Name of the features."""
+    preset_hash: str
+    """SHA-256 of every choice they depend on."""
+    features_hash: str
+    """SHA-256 of their values."""
+    clips_hash: str
+    """SHA-256 of the ids of all clips that have features."""
+    device: str
+    """Type of the device computed on, such as cpu or cuda."""
+    version: str
+    """Of avbench."""
+
+
+# Code may treat it as any dictionary; it is checked, and published, as a `Config`.
+_AS_CONFIG = GetPydanticSchema(lambda _, handler: handler(Config))
+
+
+class ExemplarUse(_Record):
+    """What the exemplar memory holds."""
+
+    clips: Whole
+    """Places filled; a clip chosen twice fills two."""
+    bytes: Whole
+    """Of its clips' features, in half precision; a clip chosen twice counts once."""
+
+
+class StepCost(_Record):
+    """What a step costs: learning it and predicting after it."""
+
+    seconds: Annotated[float, Field(ge=0)]
+    """Wall time."""
+    peak_memory_bytes: Whole
+    """Most memory the process had resident during the step, features mapped into it included."""
+    peak_gpu_memory_bytes: Whole | None
+    """Most memory that tensors took on the GPU during the step; null on a CPU."""
+    trainable_parameters: Whole
+    """Numbers that gradients reach at the end of the step, in modules the method holds."""
+    stored_parameters: Whole
+    """Numbers of the checkpoint: all that is kept of what was learned, beside exemplars."""
+    exemplars: ExemplarUse
+    """What the memory holds at the end of the step."""
+
+
+class GitState(_Record):
+    """The checkout that holds a method's code."""
+
+    commit: str
+    """What was checked out."""
+    modified: bool
+    """Whether tracked files differed from it."""
+
+
+class Environment(_Record):
+    """Where a seed ran; of one that was taken up, where it ended."""
+
+    python: str
+    platform: str
+    machine: str
+    cpu_count: int | None
+    torch_threads: int
+    gpu: str | None
+    """The first GPU, used or not; null without one."""
+    packages: dict[str, str]
+    git: GitState | None
+    """Of the method's code; null where it is not in a checkout."""
+
+
+class SeedRun(_Record):
+    """One seed."""
+
+    seed: Seed
+    cost: list[StepCost]
+    """By step."""
+    environment: Environment
+    correct: list[list[Whole]]
+    """[t][i]: how many test clips of step i's classes were classified correctly after step t."""
+    total: list[Whole]
+    """[i]: how many test clips step i's classes have."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(self.cost) != self.matrix.steps:  # the matrix checks itself
+            raise ValueError("cost must have one record a step")
+        return self
+
+    @cached_property
+    def matrix(self) -> AccuracyMatrix:
+        """The counts."""
+        return AccuracyMatrix(np.array(self.correct, np.int64), np.array(self.total, np.int64))
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def accuracy_per_step(self) -> list[float]:
+        """a_1..a_T, over the test clips of all classes seen by then."""
+        return [float(value) for value in accuracy_per_step(self.matrix)]
+
+
+class MetricSummary(_Record):
+    """A metric over seeds, as fractions; null where there is none."""
+
+    definition: str
+    mean: float | None
+    std: float | None
+    """Unbiased."""
+    interval_95: list[float] | None
+    """Student's t-interval of the mean: other seeds, the same test clips."""
+    per_seed: list[float | None]
+
+
+class Bootstrap(_Record):
+    """How sure the metrics are, over seeds and test clips."""
+
+    seed: Seed
+    """Of the draws."""
+    replicates: Whole
+    """How many draws."""
+    over_seeds_and_clips_95: dict[str, list[float] | None]
+    """95 % interval of each metric's mean: other seeds and other test clips."""
+
+    @classmethod
+    def of(cls, outcomes: Outcomes, *, seed: int = 0) -> Self:
+        """Draw seeds and test clips of a method's outcomes anew, for every metric."""
+        draws = bootstrap(outcomes, METRICS, seed=seed)
+        intervals = {
+            name: None if np.isnan(drawn).any() else interval_to_json(percentile_interval(drawn))
+            for name, drawn in draws.items()
+        }
+        return cls(seed=seed, replicates=REPLICATES, over_seeds_and_clips_95=intervals)
+
+
+class Result(_Record):
+    """One method on one benchmark, over seeds."""
+
+    format: Literal[2]
+    """Version of this schema."""
+    config: Annotated[dict[str, Any], _AS_CONFIG]
+    """As `Config`."""
+    coverage: dict[Split, Share]
+    """Share of the benchmark's clips that had features, per split."""
     test_clips_hash: str
-    matrices: dict[int, AccuracyMatrix]
-    seconds: dict[int, float]
-    memory: dict[int, list[dict[str, int]]]
+    """SHA-256 of the ids of the test clips used."""
+    bootstrap: Bootstrap
+    runs: Annotated[list[SeedRun], Field(min_length=1)]
+    """One per seed."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(self.matrices) != len(self.runs):
+            raise ValueError("a seed is there twice")
+        if any(run.total != self.runs[0].total for run in self.runs):
+            raise ValueError("seeds differ in their test clips")
+        return self
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def partial(self) -> bool:
+        """Whether some clips had no features: not comparable with results on all."""
+        return min(self.coverage.values()) < 1
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def metrics(self) -> dict[str, MetricSummary]:
+        """Every metric over seeds, as the counts give it."""
+        found = summarise(self.matrices.values())
+        return {name: MetricSummary(**record) for name, record in found.items()}
+
+    @property
+    def matrices(self) -> dict[int, AccuracyMatrix]:
+        """Counts of correct predictions, per seed."""
+        return {run.seed: run.matrix for run in self.runs}
+
+    @property
+    def seconds(self) -> dict[int, float]:
+        """Wall time, per seed."""
+        return {run.seed: math.fsum(step.seconds for step in run.cost) for run in self.runs}
+
+    @property
+    def memory(self) -> dict[int, list[dict[str, int]]]:
+        """What the exemplar memory held after each step, `clips` and `bytes`, per seed."""
+        return {run.seed: [s.exemplars.model_dump() for s in run.cost] for run in self.runs}
 
     @property
     def seeds(self) -> list[int]:
@@ -59,65 +261,55 @@ class Result:
         """The method, with its modality where that is not audio-visual."""
         return run_name(self.config["method"], self.config["modality"])
 
+    @property
+    def label(self) -> str:
+        """The name with what a reader must know of it: joint access, and gaps in the data."""
+        marks = ["joint access"] * (self.config["access"] == "joint") + ["partial"] * self.partial
+        return f"{self.name} ({', '.join(marks)})" if marks else self.name
+
     def metric(self, name: str) -> Summary:
         """Summarise one of `METRICS` over seeds, as a fraction."""
         return Summary.of([float(METRICS[name](matrix)) for matrix in self.matrices.values()])
 
     def to_json(self) -> dict[str, Any]:
         """Return the record for `result.json`."""
-        return {
-            "format": FORMAT,
-            "config": self.config,
-            "coverage": self.coverage,
-            "test_clips_hash": self.test_clips_hash,
-            "metrics": summarise(self.matrices.values()),
-            "runs": [
-                {
-                    "seed": seed,
-                    "seconds": round(self.seconds[seed], 3),
-                    "memory": self.memory[seed],
-                    "accuracy_per_step": accuracy_per_step(matrix).tolist(),
-                    "correct": matrix.correct.tolist(),
-                    "total": matrix.total.tolist(),
-                }
-                for seed, matrix in self.matrices.items()
-            ],
-        }
+        return self.model_dump(mode="json")
 
     @classmethod
-    def read(cls, path: Path) -> Result:
+    def read(cls, path: Path) -> Self:
         """Read a `result.json`.
 
         Raises:
-            AvbenchError: If the file is missing or is not a result.
+            AvbenchError: If the file is missing, damaged, or of another version of the schema.
         """
-        record = read_json(path, remedy="run avbench evaluate again")
-        try:
-            if record["format"] != FORMAT:
-                raise ValueError(f"format {record['format']}, not {FORMAT}")
-            missing = _CONFIG - {*record["config"]}
-            if missing or not record["runs"]:
-                raise ValueError(f"{', '.join(sorted(missing)) or 'runs'} missing")
-            if not all(0 <= run["seed"] < 2**31 for run in record["runs"]):
-                raise ValueError("a seed is out of range")
-            return cls(
-                config=record["config"],
-                coverage={split: float(share) for split, share in record["coverage"].items()},
-                test_clips_hash=record["test_clips_hash"],
-                matrices={
-                    int(run["seed"]): AccuracyMatrix(
-                        np.array(run["correct"], dtype=np.int64),
-                        np.array(run["total"], dtype=np.int64),
-                    )
-                    for run in record["runs"]
-                },
-                seconds={int(run["seed"]): float(run["seconds"]) for run in record["runs"]},
-                memory={int(run["seed"]): list(run["memory"]) for run in record["runs"]},
+        remedy = "run avbench evaluate again"
+        record = read_json(path, remedy=remedy)
+        if record.get("format") != FORMAT:
+            found = (
+                f"but format {record['format']!s:.20}" if "format" in record else "nor of another"
             )
-        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-            raise AvbenchError(f"{path}: not a result of avbench ({error})") from error
+            raise AvbenchError(
+                f"{path}: not a result of avbench in format {FORMAT}, {found}: {remedy}"
+            )
+        try:
+            return cls.model_validate(record)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            reason = f"{place}: {first['msg']}" if place else first["msg"]
+            raise AvbenchError(f"{path}: not a result of avbench ({reason}): {remedy}") from error
 
 
 def run_name(method: str, modality: str) -> str:
     """Return the name of a method with its modality, where that is not audio-visual."""
     return method if modality == "audio-visual" else f"{method}-{modality}"
+
+
+def schema() -> str:
+    """Return the JSON Schema of `result.json`, as docs/schema/result.json has it."""
+    published = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return json.dumps(published | Result.model_json_schema(mode="serialization"), indent=2)
+
+
+if __name__ == "__main__":
+    print(schema())

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from avbench.learning.checkpoint import Training
 from avbench.learning.classifiers import Classifier, LinearClassifier
 from avbench.learning.method import Setup
 from avbench.learning.network import Activation, AudioVisualNet, Output
@@ -174,8 +175,10 @@ class GradientMethod(ABC):
             weight_decay=self.settings.weight_decay,
         )
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, self.settings.milestones)
-        best_accuracy, best = 0.0, None
-        for epoch in range(self.settings.epochs):
+        training = Training(self.network, optimizer, schedule, self.random)
+        if self.setup.checkpoint:
+            training.read(self.setup.checkpoint)
+        for epoch in range(training.epochs, self.settings.epochs):
             loss = self._train_epoch(task, optimizer)
             schedule.step()
             if not math.isfinite(loss):
@@ -188,10 +191,13 @@ class GradientMethod(ABC):
             self.setup.log(
                 {"step": task.step, "epoch": epoch, "loss": loss, "val_accuracy": accuracy}
             )
-            if self.settings.selection != "last" and (accuracy or 0.0) > best_accuracy:
-                best_accuracy, best = accuracy or 0.0, copy.deepcopy(self.network.state_dict())
-        if best is not None:
-            self.network.load_state_dict(best)
+            if self.settings.selection != "last":
+                training.keep_best(accuracy or 0.0)
+            training.epochs += 1
+            if self.setup.checkpoint and self.setup.checkpoint.due(training.epochs):
+                training.write(self.setup.checkpoint)
+        if training.best is not None:
+            self.network.load_state_dict(training.best)
             self.ready(task)
         self.finish(task)
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from avbench.learning.checkpoint import Checkpoint
 from avbench.learning.stream import Clips, Task
 from avbench.registry import unknown
 from avbench.types import AvbenchError, Modality, UsageError
@@ -32,6 +33,7 @@ class Setup:
         seed: Source of all its randomness.
         device: Where it computes.
         log: Takes one flat record per epoch, for the run's log and progress bar.
+        checkpoint: Where a method may keep a step in the middle; None for nowhere.
     """
 
     dim: int
@@ -40,6 +42,7 @@ class Setup:
     seed: int
     device: torch.device
     log: Log
+    checkpoint: Checkpoint | None = None
 
 
 class Method(Protocol):

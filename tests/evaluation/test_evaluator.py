@@ -49,6 +49,7 @@ def test_a_run_leaves_all_evidence(benchmark, tmp_path):
         "seed-3",
     ]
     assert names(out / "seed-3") == [
+        "cost.json",
         "environment.json",
         "exemplars.json",
         "log.jsonl",
@@ -56,7 +57,6 @@ def test_a_run_leaves_all_evidence(benchmark, tmp_path):
         "step-1.safetensors",
         "step-2.safetensors",
         "step-3.safetensors",
-        "timing.json",
     ]
     config = json.loads((out / "config.json").read_text())
     assert config["settings"]["epochs"] == 20
@@ -376,7 +376,7 @@ def test_a_killed_run_goes_on_after_its_last_step(benchmark, tmp_path, stops):
     assert learned == [1, 2]
     assert names(tmp_path / "run" / "seed-0") == names(tmp_path / "whole" / "seed-0")
     for name in names(tmp_path / "run" / "seed-0"):
-        if name not in ("timing.json", "environment.json"):
+        if name not in ("cost.json", "environment.json"):
             one, other = (tmp_path / run / "seed-0" / name for run in ("run", "whole"))
             assert one.read_bytes() == other.read_bytes(), name
 

@@ -86,7 +86,7 @@ def test_an_embellished_result_is_refused(run, boards):
     ("key", "value", "message"),
     [
         ("access", "joint", "does not have such access"),
-        ("modality", "smell", "does not have such access"),
+        ("modality", "smell", "config.modality"),
         ("method", "none", "unknown method"),
         ("fingerprint", "0", "another version"),
         ("benchmark", "toy", "no leaderboard for toy"),

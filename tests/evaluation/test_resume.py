@@ -1,0 +1,239 @@
+"""Runs killed at any moment: the same command ends with the same bytes."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from avbench import registry
+from avbench.evaluation import evaluator
+from avbench.evaluation.evaluator import evaluate
+from avbench.evaluation.result import Result
+from avbench.types import AvbenchError, UsageError
+from reference_methods.ssil import SSIL
+
+QUICK = {"epochs": "6", "batch_size": "8", "learning_rate": "0.005"}
+
+
+@pytest.fixture
+def benchmark(tiny, with_features):
+    made = tiny()
+    with_features(made)
+    return made
+
+
+def evidence(run: Path) -> dict[str, bytes]:
+    """Everything a run leaves that must not depend on when it was killed."""
+    paths = [path for path in run.rglob("*") if path.is_file() and path.name != ".lock"]
+    telling_time = {"cost.json", "environment.json", "result.json"}
+    return {str(p.relative_to(run)): p.read_bytes() for p in paths if p.name not in telling_time}
+
+
+def counts(run: Path) -> object:
+    record = Result.read(run / "result.json").to_json()
+    runs = [(r["seed"], r["correct"], r["total"], r["accuracy_per_step"]) for r in record["runs"]]
+    return record["metrics"], record["bootstrap"], record["config"], runs
+
+
+@pytest.mark.parametrize(
+    ("method", "extra"), [("avcil", ["--checkpoint-epochs", "1"]), ("icarl-nme", [])]
+)
+def test_killed_at_random_moments(method, extra, benchmark, tmp_path):
+    """With SIGKILL, by a real process, so that nothing is tidied up."""
+    command = [sys.executable, "-m", "avbench", "evaluate", "--method", method]
+    command += ["--benchmark", str(tmp_path / "tiny.toml"), "--seeds", "0..1", *extra]
+    command += [part for k, v in QUICK.items() for part in ("--set", f"{k}={v}")]
+
+    def start(out: str) -> subprocess.Popen:
+        return subprocess.Popen([*command, "--out", out], cwd=tmp_path, stdout=subprocess.DEVNULL)
+
+    assert start("whole").wait() == 0
+    moments = random.Random()
+    for sign in ("unfinished-seed-0/step-1.json", "unfinished-seed-1/environment.json"):
+        process = start("run")
+        while not (tmp_path / "run" / sign).is_file():
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.1))
+        process.kill()
+        process.wait()
+    assert start("run").wait() == 0
+    assert evidence(tmp_path / "run") == evidence(tmp_path / "whole")
+    assert counts(tmp_path / "run") == counts(tmp_path / "whole")
+
+
+class Killed(BaseException):
+    """What a kill is to code that runs no handlers."""
+
+
+def _calls_that_change_files(monkeypatch, at: int) -> list[str]:
+    """Stop before the at-th change of a file, as a kill would; return the changes made."""
+    made: list[str] = []
+
+    def before(name, function):
+        def wrapped(*args, **kwargs):
+            if len(made) == at:
+                raise Killed
+            made.append(name)
+            return function(*args, **kwargs)
+
+        return wrapped
+
+    for place, names in ((os, ("replace", "truncate")), (Path, ("unlink", "write_bytes"))):
+        for name in names:
+            monkeypatch.setattr(place, name, before(name, getattr(place, name)))
+    return made
+
+
+def test_killed_before_any_change_of_a_file(benchmark, tmp_path, monkeypatch):
+    """Exhaustively: every rename, deletion and write of one run is the last one once."""
+    settings = QUICK | {"epochs": "1"}
+
+    def run(out, **options):
+        evaluate(benchmark, "ssil", seeds=[0], out=out, settings=settings, **options)
+
+    monkeypatch.setattr(evaluator, "plot_accuracy", lambda *_: None)
+    monkeypatch.setattr(evaluator, "plot_matrix", lambda *_: None)
+    run(tmp_path / "whole", checkpoint_epochs=1)
+    expected = evidence(tmp_path / "whole")
+    learned: list[int] = []
+    learn = SSIL.learn
+    for at in range(200):
+        out = tmp_path / f"run-{at}"
+        with monkeypatch.context() as patch:
+            # What is left half-written is what a kill leaves.
+            patch.setattr("shutil.rmtree", lambda *_, **__: None)
+            made = _calls_that_change_files(patch, at)
+            try:
+                run(out, checkpoint_epochs=1)
+                break
+            except Killed:
+                finished = [*out.glob("*seed-0/step-*.json"), *out.glob("*seed-0/predictions.*")]
+        learned.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                SSIL, "learn", lambda self, task: (learned.append(task.step), learn(self, task))
+            )
+            patch.setattr(evaluator, "GradientMethod", SSIL)  # whose learn it is just now
+            run(out, checkpoint_epochs=1)
+        assert evidence(out) == expected, at
+        # Finished steps are not learned again.
+        names = {path.name for path in finished if ".partial-" not in str(path)}
+        whole = "predictions.parquet" in names
+        assert len(learned) == (0 if whole else 3 - len(names)), (at, names)
+    else:
+        raise AssertionError("the run never ended")
+    assert made.count("replace") > 15
+    assert at == len(made)
+
+
+def test_a_step_in_the_middle_is_taken_up_there(benchmark, tmp_path, monkeypatch):
+    def run(out, **options):
+        return evaluate(benchmark, "avcil", seeds=[0], out=out, settings=QUICK, **options)
+
+    run(tmp_path / "whole")
+    trained: list[tuple[int, int]] = []
+    validate = registry.load("methods", "avcil").validate
+
+    def stop(self, task):
+        trained.append((task.step, len([s for s, _ in trained if s == task.step])))
+        if trained[-1] == (1, 4):
+            raise KeyboardInterrupt
+        return validate(self, task)
+
+    method = registry.load("methods", "avcil")
+    with monkeypatch.context() as patch:
+        patch.setattr(method, "validate", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "run", checkpoint_epochs=2)
+    trained.clear()
+    monkeypatch.setattr(
+        method, "validate", lambda self, task: (trained.append(task.step), validate(self, task))[1]
+    )
+    # The same without asking for more checkpoints.
+    result = run(tmp_path / "run")
+    assert trained.count(1) == 2  # epochs 5 and 6 of the 6
+    assert trained.count(2) == 6
+    assert evidence(tmp_path / "run") == evidence(tmp_path / "whole")
+    assert all(cost.seconds > 0 for cost in result.runs[0].cost)
+
+
+def test_a_damaged_checkpoint_is_one_line(benchmark, tmp_path, monkeypatch):
+    method = registry.load("methods", "avcil")
+
+    def stop(self, task):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(method, "finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(
+                benchmark,
+                "avcil",
+                seeds=[0],
+                out=tmp_path / "run",
+                settings=QUICK,
+                checkpoint_epochs=2,
+            )
+    kept = tmp_path / "run" / "unfinished-seed-0" / "epoch.safetensors"
+    kept.write_bytes(kept.read_bytes()[:-9])
+    with pytest.raises(AvbenchError, match="not a checkpoint: delete .*unfinished-seed-0"):
+        evaluate(benchmark, "avcil", seeds=[0], out=tmp_path / "run", settings=QUICK)
+
+
+def test_checkpoints_by_epoch_are_for_the_shared_loop(benchmark, tmp_path, monkeypatch):
+    class Own(SSIL):
+        def learn(self, task):
+            super().learn(task)
+
+    monkeypatch.setattr(registry, "load", lambda group, name: Own)
+    with pytest.raises(UsageError, match="leave --checkpoint-epochs out"):
+        evaluate(benchmark, "own", seeds=[0], out=tmp_path / "run", checkpoint_epochs=1)
+
+
+def test_seeds_are_added_to_and_a_finished_run_is_left_alone(benchmark, tmp_path):
+    def run(seeds, **options):
+        return evaluate(
+            benchmark, "ssil", seeds=seeds, out=tmp_path / "run", settings=QUICK, **options
+        )
+
+    run(range(2))
+    before = evidence(tmp_path / "run")
+    result = run(range(4))
+    after = evidence(tmp_path / "run")
+    assert {k: v for k, v in after.items() if k in before and "seed" in k} == {
+        k: v for k, v in before.items() if "seed" in k
+    }
+    assert result.seeds == [0, 1, 2, 3]
+    summary = result.metric("mean_accuracy")
+    low, high = summary.interval
+    assert low < summary.mean < high
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").glob("seed-*/*")}
+    again = run(range(4))
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").glob("seed-*/*")} == stamps
+    assert again.to_json() == result.to_json()
+
+
+def test_two_processes_in_one_directory(benchmark, tmp_path):
+    command = [sys.executable, "-m", "avbench", "evaluate", "--method", "ssil"]
+    command += ["--benchmark", str(tmp_path / "tiny.toml"), "--seeds", "0", "--out", "run"]
+    command += ["--set", "epochs=100000", "--set", "batch_size=8"]
+    first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "run" / "unfinished-seed-0").is_dir():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    finally:
+        first.kill()
+        first.wait()
+    assert second.returncode == 1
+    (line,) = second.stderr.splitlines()
+    assert "another run is using this run directory: wait for it to end" in line
