@@ -167,7 +167,7 @@ def test_a_failing_run_leaves_nothing_that_looks_finished(benchmark, tmp_path):
 
 def test_a_second_run_in_one_directory_is_refused(benchmark, tmp_path):
     with (
-        resources.alone(tmp_path / "run", "here"),
+        resources.alone(tmp_path / "run", "using this run directory"),
         pytest.raises(AvbenchError, match="another run is using this run directory"),
     ):
         evaluate(benchmark, "finetune", seeds=[0], out=tmp_path / "run", settings=QUICK)
