@@ -77,13 +77,17 @@ def read_results(path: Path) -> tuple[dict[tuple[str, str], Theirs], dict[str, s
         grouped[method, modality][int(seed)] = run
     theirs = {}
     for key, runs in grouped.items():
-        seeds = sorted(runs)
+        seeds = sorted(seed for seed, run in runs.items() if run["mean_acc"] is not None)
+        if not seeds:
+            raise ValueError(f"{path}: no seed of {key[0]}, {key[1]} has a mean_acc")
         scores = {"mean_accuracy": [100 * runs[seed]["mean_acc"] for seed in seeds]}
         forgetting = [runs[seed]["avg_forgetting"] for seed in seeds]
-        if None not in forgetting:
+        # A bound has none; of any other method all seeds have one.
+        if any(value is not None for value in forgetting):
             scores["average_forgetting"] = [100 * value for value in forgetting]
         theirs[key] = Theirs(seeds, scores)
-    first = next(iter(record["runs"].values()))
+    # A run that failed on the way knows fewer steps.
+    first = max(record["runs"].values(), key=lambda run: len(run["steps"]))
     seen = [0, *(max(step["label"]) + 1 for step in first["steps"])]
     found = {name: re.search(pattern, record.get("note", "")) for name, pattern in NOTED.items()}
     settings = {name: match[1].rstrip(".") for name, match in found.items() if match}
@@ -254,6 +258,10 @@ def main() -> int:
     missing = {"epochs", "batch_size", "memory"} - settings.keys()
     if missing:
         raise ValueError(f"{args.results}: its note lacks {', '.join(missing)}: pass --set")
+    if args.seeds is not None and args.seeds < 1:
+        raise ValueError(f"--seeds {args.seeds}: at least 1")
+    unknown = [key for key in wanted if key[0] not in registry.registered("methods")]
+    wanted = [key for key in wanted if key not in unknown]
     if not wanted:
         raise ValueError(f"{args.results}: no run of such a method and modality")
     folder = args.out / args.features.stem
@@ -269,13 +277,15 @@ def main() -> int:
     ]
     run = Parallel(n_jobs=args.workers, return_as="generator")
     scores: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
-    failed = 0
+    for method, modality in unknown:
+        print(f"{method:10} {modality:13} is no method of avbench  FAIL")
+    failed, total = len(unknown), len(wanted) + len(unknown)
     found = run(delayed(run_ours)(folder / "set.toml", *job, settings) for job in jobs)
     for (*key, _), score, following in zip(jobs, found, [*jobs[1:], None], strict=True):
         scores[tuple(key)].append(score)
         if following is None or list(following[:2]) != key:
             failed += not show(*key, scores[tuple(key)], theirs[tuple(key)])
-    print(f"{failed} of {len(wanted)} disagree" if failed else f"all {len(wanted)} agree")
+    print(f"{failed} of {total} disagree" if failed else f"all {total} agree")
     return min(failed, 1)
 
 

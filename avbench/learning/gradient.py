@@ -165,7 +165,7 @@ class GradientMethod(ABC):
         """Train on one step.
 
         Raises:
-            AvbenchError: If the loss becomes NaN or infinite.
+            AvbenchError: If the loss or a weight becomes NaN or infinite.
         """
         self.seed(task.step)
         self.start(task)
@@ -181,9 +181,12 @@ class GradientMethod(ABC):
         for epoch in range(training.epochs, self.settings.epochs):
             loss = self._train_epoch(task, optimizer)
             schedule.step()
-            if not math.isfinite(loss):
+            sound = all(bool(p.isfinite().all()) for p in self.network.parameters())
+            if not (math.isfinite(loss) and sound):
+                # The last update of an epoch shows in no loss of that epoch.
+                wrong = "a weight is not finite" if math.isfinite(loss) else f"the loss is {loss}"
                 raise AvbenchError(
-                    f"the loss is {loss} at step {task.step + 1}, epoch {epoch + 1}:"
+                    f"{wrong} at step {task.step + 1}, epoch {epoch + 1}:"
                     " try a smaller learning_rate"
                 )
             self.ready(task)

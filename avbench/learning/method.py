@@ -130,9 +130,10 @@ def resolve_settings(
 def _recipe(path: Path, name: str, benchmark: str, modality: Modality) -> dict[str, Any]:
     try:
         recipes = tomllib.loads(path.read_text(encoding="utf-8"))
-        recipe = recipes.get(benchmark, {}).get(name) or recipes.get("default", {}).get(name, {})
+        table = benchmark if name in recipes.get(benchmark, {}) else "default"
+        recipe = recipes.get(table, {}).get(name, {})
         return {k: v[modality] if isinstance(v, dict) else v for k, v in recipe.items()}
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise AvbenchError(f"{path}: not a readable table of recipes: {error}") from error
     except KeyError as error:
         raise AvbenchError(f"{path}: [{benchmark}.{name}] lacks a value for {modality}") from error

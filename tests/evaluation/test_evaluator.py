@@ -472,7 +472,7 @@ def test_features_of_another_preset_or_width_are_refused(tiny, with_features, tm
     record["preset"]["dim"] = 768
     record["preset_hash"] = hash_preset(record["preset"])
     (folder / "store.json").write_text(json.dumps(record))
-    with pytest.raises(AvbenchError, match="features 12 wide, but filterbank makes 768"):
+    with pytest.raises(AvbenchError, match="width 12, but its preset has 768"):
         evaluate(benchmark, "finetune", seeds=[0], out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

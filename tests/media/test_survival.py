@@ -146,9 +146,9 @@ def test_a_server_that_misbehaves(
     assert rows["gone"].failure == "permanent"
     assert rows["refused"].failure == "transient"
     # What is gone for good is not asked for again, unless one insists.
-    asked = server.requests["/gone.mp4"]
     for path in cases:
         server.put(f"/{path}.mp4", good)
+    asked = server.requests["/gone.mp4"]
     again = prepare_clips(benchmark, sources=[source], workers=4, network=NETWORK, report=silent)
     assert again.failed.get("not found") == ["gone"]
     assert server.requests["/gone.mp4"] == asked

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from avbench import registry
 from avbench.learning.gradient import GradientMethod
+from avbench.learning.losses import nca, separated_softmax, task_distillation
 from avbench.learning.method import Setup
 from avbench.learning.network import Output
 from avbench.learning.stream import Batch
 from reference_methods.afc import AFCLSC, discrepancy
 from reference_methods.finetune import FineTuning
-from reference_methods.icarl import ICaRLFC
+from reference_methods.icarl import ICaRLFC, sigmoid_distillation
 from reference_methods.lwf import LwF
 from reference_methods.ssil import SSIL
 
@@ -230,6 +233,10 @@ def test_afcs_discrepancy(golden, golden_network, modality):
     np.testing.assert_allclose(
         method.teacher(batch.audio, batch.visual).logits, record["old_logits"], **EXACT
     )
+    for network, key in ((method.network, "loss_cls"), (method.teacher, "prev_loss_cls")):
+        logits = network(batch.audio, batch.visual).logits
+        loss = nca(logits, batch.labels, network.classifier.scale)
+        assert loss.item() == pytest.approx(record[key], abs=1e-9)
     old, weights = method.importance(batch)
     if modality == "audio-visual":
         order = ("visual_pooled", "audio", "visual")
@@ -265,10 +272,64 @@ def golden_gradients(record: dict[str, Any]) -> dict[str, Any]:
     return {names.get(k, k): v for k, v in given.items()}
 
 
+BOTH = pytest.mark.parametrize(
+    ("dtype", "exact"), [(torch.float64, 1e-9), (torch.float32, 1e-5)], ids=["double", "single"]
+)
+
+
+@BOTH
+def test_nca_and_its_gradients(golden, dtype, exact):
+    """For every scale of the file; its margins have no effect, being taken from all scores."""
+    record = golden("afc_lsc_nca.npz")
+    found = sorted(key.removesuffix("_loss") for key in record if re.fullmatch(r"nca\d+_loss", key))
+    assert found
+    for name in found:
+        scores = tensor(record["logits"]).to(dtype).requires_grad_()
+        scale = tensor(record[f"{name}_scale"]).to(dtype).requires_grad_()
+        loss = nca(scores, torch.as_tensor(record["labels"]), scale)
+        loss.backward()
+        for value, key in ((loss, "loss"), (scores.grad, "grad_sim"), (scale.grad, "grad_scale")):
+            expected = record[f"{name}_{key}"]
+            np.testing.assert_allclose(value.detach(), expected, rtol=exact, atol=exact)
+
+
+@BOTH
+def test_parts_of_the_baselines_losses(golden, dtype, exact):
+    record = golden("loss_baselines.npz")
+    step, current = Step(record), record["ssil_n_current"]
+    old = step.classes_per_step[:-1]
+
+    def read(name: str) -> Tensor:
+        return tensor(record[name]).to(dtype)
+
+    def labels(name: str) -> Tensor:
+        return torch.as_tensor(record[name])
+
+    logits, teacher, ssil = read("logits"), read("old_logits"), read("ssil_logits")
+    exemplars = labels("ssil_labels_exemplar")
+    both = torch.cat([labels("ssil_labels_current"), exemplars])
+    separate = separated_softmax(ssil, both, current=current, old_classes=step.old_classes)
+    previous = F.cross_entropy(ssil[current:, : step.old_classes], exemplars)
+    new = (separate * len(both) - previous * len(exemplars)) / current
+    parts = {
+        "lwf_kd": task_distillation(logits, teacher, old, temperature=record["T"]),
+        "lwf_ce": F.cross_entropy(
+            logits[:, step.old_classes :], labels("labels_new_only") - step.old_classes
+        ),
+        "icarl_ce": F.cross_entropy(logits, labels("labels_all")),
+        "icarl_distill": sigmoid_distillation(logits[:, : step.old_classes], teacher, "official"),
+        "ssil_kd": task_distillation(ssil, read("ssil_old_logits"), old, temperature=record["T"]),
+        "ssil_ce": separate,
+        "ssil_ce_previous": previous,
+        "ssil_ce_current": new,
+    }
+    for name, value in parts.items():
+        assert value.dtype == dtype
+        assert value.item() == pytest.approx(record[name], rel=exact, abs=exact), name
+
+
 def test_margins_count_for_the_true_class_only(golden):
     """The authors' margin has no effect, since it is taken from every score."""
-    from avbench.learning.losses import nca
-
     record = golden("afc_lsc_nca.npz")
     scores, labels = tensor(record["logits"]), torch.as_tensor(record["labels"])
     scale = tensor(2.0)
