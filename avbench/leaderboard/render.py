@@ -141,7 +141,7 @@ def _escaped(text: str) -> str:
 
 def _address(url: str) -> str:
     """Return an address that ends where it should in Markdown and in a table."""
-    return re.sub(r"[()\[\]|*_~]", lambda found: f"%{ord(found[0]):02X}", url)
+    return re.sub(r"[()\[\]*_~]", lambda found: f"%{ord(found[0]):02X}", url)
 
 
 def _html(ranked: dict[str, list[Place]]) -> str:
