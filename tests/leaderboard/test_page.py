@@ -70,7 +70,7 @@ def test_sort_filter_select_and_open_a_matrix(opened, shipped):
     first = names(page)
     ranks = page.locator("#board tbody tr td:nth-child(2)").all_inner_texts()
     assert ranks[0] == "1"
-    assert ranks[first.index("oracle")] == "–"
+    assert ranks[first.index("oracle")] == "\N{EN DASH}"
     page.get_by_role("button", name="Forgetting").click()
     header = page.locator("th", has=page.get_by_role("button", name="Forgetting"))
     assert header.get_attribute("aria-sort") == "descending"
