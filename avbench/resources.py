@@ -116,7 +116,7 @@ def replacing(target: Path, *, folder: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(folder: Path, doing: str) -> Iterator[None]:
+def alone(folder: Path, doing: str, *, wait: bool = False) -> Iterator[None]:
     """Keep other processes off a folder, and clear what killed ones left half-written.
 
     The lock dies with its process.
@@ -124,6 +124,7 @@ def alone(folder: Path, doing: str) -> Iterator[None]:
     Args:
         folder: Made if it does not exist.
         doing: What is done there, for the message.
+        wait: Whether to wait for another process to end, rather than to say that there is one.
 
     Raises:
         AvbenchError: If another process holds the lock, or the place cannot be written to.
@@ -134,7 +135,7 @@ def alone(folder: Path, doing: str) -> Iterator[None]:
         lock = path.open("a+")
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             lock.seek(0)
             theirs = lock.read().partition(" ")[2] or doing

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -149,10 +151,8 @@ def test_the_readmes_tour(tmp_path, with_features, monkeypatch):
     assert "clip_id" in run(commands["score"], tmp_path)
     command = commands["evaluate"].replace("0,1,2", "0")
     run(f"{command} --set epochs=1", tmp_path)
-    boards = tmp_path / "boards"
-    boards.mkdir()
-    (boards / "toy-ci.json").write_text((ROOT / "leaderboards" / "toy-ci.json").read_text())
-    assert "my-entry" in run(f"{commands['submit'].partition('#')[0]} --boards boards", tmp_path)
+    assert "fill it in" in run(commands["submit"], tmp_path)
+    assert (tmp_path / "entry.toml").is_file()
     assert "74.04" not in run(commands["leaderboard"], tmp_path)
     assert "1,627 test clips" in run(commands["splits"], tmp_path)
     (python,) = blocks("README.md", "python")
@@ -221,6 +221,55 @@ def test_the_page_about_metrics(tmp_path, with_features, monkeypatch):
     printed = run(f"{sys.executable} metrics.py", tmp_path).splitlines()
     assert f"{100 * float(printed[0].split()[0]):.2f}" == mean
     assert len(printed) == 3
+
+
+def test_the_page_about_leaderboards(tmp_path, with_features, monkeypatch):
+    monkeypatch.setenv("AVBENCH_HOME", str(tmp_path / "home"))
+    benchmark = Benchmark.load("toy-ci")
+    with_features(benchmark)
+    out = tmp_path / "runs" / "toy-ci" / "avcil"
+    evaluate(benchmark, "avcil", seeds=[0, 1], out=out, settings={"epochs": "1"})
+    parts = [
+        pd.read_parquet(out / f"seed-{seed}" / "predictions.parquet").assign(seed=seed)
+        for seed in (0, 1)
+    ]
+    frame = pd.concat(parts)
+    frame["prediction"] = 0  # other predictions than those of the run
+    frame.to_parquet(tmp_path / "predictions.parquet")
+    shutil.copytree(ROOT / "leaderboards", tmp_path / "leaderboards")
+    show, submit, bundle, others = blocks("docs/leaderboards.md", "console")
+    for command in show.splitlines():
+        run(command, tmp_path)
+    init, add, render = submit.splitlines()
+    run(init, tmp_path)
+    fill_in(tmp_path / "entry.toml", name="mine")
+    metadata = add.partition("#")[0]
+    run(f"{metadata} --output bundle.zip", tmp_path)
+    assert "verified, fewer than 3 seeds" in run(add, tmp_path)
+    run(render, tmp_path)
+    assert "10 entries recomputed" in run("avbench leaderboard check", tmp_path)
+    for name in ("toy-ci.json", "predictions/toy-ci/mine.parquet"):
+        boards = tmp_path / "leaderboards"
+        (boards / name).unlink()
+    shutil.copy(ROOT / "leaderboards" / "toy-ci.json", boards)
+    run(bundle, tmp_path)
+    init, add = others.splitlines()
+    run(init, tmp_path)
+    known = {"modality": "audio", "access": "incremental", "preset": "own"}
+    fill_in(tmp_path / "other.toml", name="other", exemplars=0, coverage=1.0, **known)
+    assert "other" in run(add, tmp_path)
+    run(render, tmp_path)
+    assert "11 entries recomputed" in run("avbench leaderboard check", tmp_path)
+
+
+def fill_in(path: Path, **values: str | float) -> None:
+    """Fill in the form of an entry."""
+    values = {"method": "M", "url": "https://example.org", "pretraining": "none"} | values
+    text = path.read_text().replace("authors = []", 'authors = ["A. Author"]')
+    for key, value in values.items():
+        assert f'\n{key} = ""\n' in text
+        text = text.replace(f'\n{key} = ""\n', f"\n{key} = {json.dumps(value)}\n")
+    path.write_text(text)
 
 
 @pytest.mark.parametrize(

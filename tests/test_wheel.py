@@ -46,7 +46,7 @@ def test_the_wheel_is_what_runs(installed):
 
 def test_splits_boards_methods_and_recipes_are_inside(installed):
     assert run(installed, "-m", "avbench", "splits", "verify").count("ok  ") == 5
-    assert "paper-av-cil" in run(installed, "-m", "avbench", "leaderboard", "vs100-ci")
+    assert "paper-av-cil" in run(installed, "-m", "avbench", "leaderboard", "show", "vs100-ci")
     assert "finetune" in run(installed, "-m", "avbench", "list")
     assert "my-method" in run(installed, "-m", "avbench", "new-method", "my-method")
     assert (installed / "my-method" / "my_method" / "recipes.toml").is_file()

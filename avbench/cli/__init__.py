@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from avbench import __version__, registry, resources
+from avbench import __version__, registry
 from avbench.cli.compare import compare
 from avbench.cli.features import features
+from avbench.cli.leaderboard import leaderboard, submit
 from avbench.cli.output import json_option, print_json, print_table, progress, workers_option
 from avbench.cli.prepare import prepare, status
 from avbench.cli.score import score
@@ -69,7 +70,10 @@ def main() -> None:
     """
 
 
-for command in (prepare, status, features, splits, score, compare):
+for command in (
+    *(prepare, status, features, splits),
+    *(score, compare, leaderboard, submit),
+):
     main.add_command(command)
 
 
@@ -303,73 +307,6 @@ def demo(out: Path, seeds: str, workers: int, as_json: bool) -> None:
     click.echo(f"runs:  {out} (predictions, accuracy matrix, checkpoints of each)")
     click.echo("next:  avbench evaluate --method avcil --benchmark toy-ci --set epochs=40")
     click.echo("       avbench list")
-
-
-@main.command()
-@click.argument("benchmark")
-@json_option
-def leaderboard(benchmark: str, as_json: bool) -> None:
-    """Show the leaderboard of a benchmark.
-
-    Verified entries were computed from predictions kept beside the board; the others are as
-    reported. Entries with joint access are bounds.
-
-    \b
-    Example:
-      avbench leaderboard vs100-ci
-    """
-    from dataclasses import asdict
-
-    from avbench.leaderboard.board import Board
-    from avbench.manifests.spec import load_spec, shipped_names
-
-    name = load_spec(benchmark).name
-    if name not in shipped_names():
-        raise AvbenchError(f"there is no leaderboard for {name}: variants and your own have none")
-    board = Board.read(resources.shipped("leaderboards") / f"{name}.json")
-    if as_json:
-        print_json([asdict(entry) for entry in board.entries])
-        return
-    print_table(
-        ["entry", "mean accuracy", "average forgetting", "access", "verified", "source"],
-        [
-            [
-                entry.name,
-                f"{entry.mean_accuracy:.2f}"
-                + (f" ± {entry.mean_accuracy_std:.2f}" if entry.mean_accuracy_std else ""),
-                "-" if entry.average_forgetting is None else f"{entry.average_forgetting:.2f}",
-                entry.access,
-                "yes" if entry.verified else "reported",
-                entry.source,
-            ]
-            for entry in board.entries
-        ],
-    )
-
-
-@main.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--name", required=True, help="Name of the entry, such as my-method.")
-@click.option(
-    "--boards",
-    type=click.Path(path_type=Path),
-    default=Path("leaderboards"),
-    show_default=True,
-    help="The folder leaderboards/ of a checkout.",
-)
-def submit(run: Path, name: str, boards: Path) -> None:
-    """Add a run directory to a leaderboard, recomputing its numbers from its predictions.
-
-    Run it in a checkout, and send the changed files as a pull request.
-
-    \b
-    Example:
-      avbench submit runs/toy-ci/avcil --name avcil
-    """
-    from avbench.leaderboard.board import submit as add
-
-    entry = add(run, boards, name=name)
-    click.echo(f"{entry.name}: mean accuracy {entry.mean_accuracy:.2f} %, added to {boards}")
 
 
 def _known_method(method: str) -> None:

@@ -10,7 +10,13 @@ from typing import Any, Literal
 import numpy as np
 
 from avbench.evaluation import predictions
-from avbench.evaluation.metrics import LOWER_IS_BETTER, METRICS, Metric, definition
+from avbench.evaluation.metrics import (
+    LOWER_IS_BETTER,
+    METRICS,
+    OF_EARLIER_STEPS,
+    Metric,
+    definition,
+)
 from avbench.evaluation.result import Result
 from avbench.evaluation.statistics import (
     REPLICATES,
@@ -23,7 +29,6 @@ from avbench.evaluation.statistics import (
 )
 from avbench.types import AvbenchError
 
-_OF_EARLIER_STEPS = ("average_forgetting", "final_forgetting", "backward_transfer")
 _EQUAL = ("benchmark", "fingerprint", "preset", "preset_hash")
 
 
@@ -125,7 +130,7 @@ def compare(run_a: Path, run_b: Path, *, seed: int = 0) -> Comparison:
         name: metric
         for name, metric in METRICS.items()
         # A bound has nothing to forget, nor has a single step.
-        if not (name in _OF_EARLIER_STEPS and (joint or of_a.matrix().steps == 1))
+        if not (name in OF_EARLIER_STEPS and (joint or of_a.matrix().steps == 1))
     }
     return Comparison(a, b, tuple(seeds), seed, differences(of_a, of_b, metrics, seed=seed))
 

@@ -275,6 +275,9 @@ METRICS: dict[str, Metric] = {
 LOWER_IS_BETTER = frozenset({"average_forgetting", "final_forgetting"})
 """The names in `METRICS` of which less is better."""
 
+OF_EARLIER_STEPS = frozenset({"average_forgetting", "final_forgetting", "backward_transfer"})
+"""The names in `METRICS` that say nothing of a single step, nor of a bound: it cannot forget."""
+
 
 def definition(name: str) -> str:
     """Return what one of `METRICS` is, in a sentence."""

@@ -43,7 +43,8 @@ _EXAMPLES = 3
 _MOST_SEEDS = 1000
 
 Columns = list[tuple[str, pa.Array | None]]
-Parsed = tuple[tuple[int | None, ...], Outcomes]
+Predicted = npt.NDArray[np.int16]
+Parsed = tuple[tuple[int | None, ...], Predicted, Outcomes]
 Mask = npt.NDArray[np.bool_]
 
 
@@ -93,12 +94,15 @@ class Score:
         benchmark: Its name, of a variant with the options.
         fingerprint: Of its manifest.
         seeds: The seeds, ascending; one None where the predictions have none.
+        predicted: The class index predicted for test clip c after step t under seed s, test clips
+            as in the manifest; -1 where its class was not seen yet. Shape (S, T, clips).
         outcomes: Which predictions were correct, the seeds in that order, for `bootstrap`.
     """
 
     benchmark: str
     fingerprint: str
     seeds: tuple[int | None, ...]
+    predicted: Predicted
     outcomes: Outcomes
 
     @cached_property
@@ -274,7 +278,7 @@ class _Check:
     violations: list[Violation] = field(default_factory=list)
 
     def run(self, columns: Columns) -> Parsed | None:
-        """Return the seeds and which predictions were correct, or None where something is wrong."""
+        """Return seeds, predictions and which are correct, or None where something is wrong."""
         given = self._usable(columns)
         parse = {
             "step": self._step,
@@ -306,9 +310,10 @@ class _Check:
         self._complete(seeds, of_seed[good], step[good], clip[good])
         if self.violations or prediction is None:
             return None
-        correct = np.zeros((len(seeds), len(self.clips.seen), len(self.clips.ids)), dtype=bool)
-        correct[of_seed, step, clip] = prediction == self.clips.label[clip]
-        return seeds, Outcomes(correct, self.clips.task)
+        shape = (len(seeds), len(self.clips.seen), len(self.clips.ids))
+        predicted = np.full(shape, -1, dtype=np.int16)
+        predicted[of_seed, step, clip] = prediction
+        return seeds, predicted, Outcomes(predicted == self.clips.label, self.clips.task)
 
     def _add(
         self, rule: str, bad: Mask | Integers, message: str, example: Callable[[int], str]

@@ -1,75 +1,189 @@
-"""One line of a leaderboard."""
+"""One line of a leaderboard, and what its submitter says about it."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
-from avbench.evaluation.metrics import AccuracyMatrix, average_forgetting, mean_accuracy
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from avbench.evaluation.metrics import METRICS, OF_EARLIER_STEPS, accuracy_per_step
+from avbench.evaluation.score import Score
 from avbench.evaluation.statistics import Summary
-from avbench.types import AvbenchError
+from avbench.types import Modality
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+_DECIMALS = 4
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One method's line.
+def _printable(text: str) -> str:
+    if not text.isprintable() or text != text.strip():
+        raise ValueError("must be printable, without spaces around it")
+    return text
 
-    Attributes:
-        name: Unique on its board; also names the file of its predictions.
-        method: How people call the method.
-        modality: What it looked at.
-        access: "incremental" or "joint"; a joint entry is a bound, not a competitor.
-        source: Where the numbers come from.
-        verified: Whether accuracy and forgetting were computed from predictions kept beside the
-            board.
-        mean_accuracy: Eq. 15, in percent, mean over seeds.
-        average_forgetting: Eq. 16, in percent; None where it is not known.
-        mean_accuracy_std: Unbiased deviation over seeds; None for one seed or where not known.
-        seeds: How many seeds; None where it is not known.
-        fingerprint: Of the manifest; None where it is not known.
-        preset_hash: Of the features; None where it is not known.
-    """
 
-    name: str
-    method: str
-    modality: str
-    access: str
-    source: str
-    verified: bool
-    mean_accuracy: float
-    average_forgetting: float | None = None
-    mean_accuracy_std: float | None = None
-    seeds: int | None = None
-    fingerprint: str | None = None
-    preset_hash: str | None = None
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+Text = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
+Url = Annotated[str, Field(max_length=500, pattern=r"^https?://[A-Za-z0-9][!#-;=?-\[\]_a-z~]*$")]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
+Percent = Annotated[float, Field(ge=-100, le=100)]
+Seeds = Annotated[
+    tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1, max_length=100)
+]
 
-    def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise AvbenchError(f"entry name {self.name!r}: use lower-case letters, digits and '-'")
+
+class Record(BaseModel):
+    """What is read from files: exactly the fields there are, of exactly their types."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+
+class Submission(Record):
+    """What a submitter says about an entry; nothing of it can be computed from predictions."""
+
+    name: Name = Field(description="unique on its board, such as my-method")
+    method: Text = Field(description="how people call the method")
+    authors: tuple[Text, ...] = Field(min_length=1, max_length=100, description="who made it")
+    url: Url = Field(description="address of the paper or the code")
+    benchmark: Name = Field(description="what was predicted")
+    fingerprint: Hash = Field(description="of the benchmark's manifest")
+    modality: Modality = Field(description="audio, visual or audio-visual")
+    access: Literal["incremental", "joint"] = Field(
+        description="incremental, or joint for a bound that sees the data of all seen classes"
+    )
+    exemplars: int = Field(ge=0, lt=10**9, description="capacity of the exemplar memory, in clips")
+    pretraining: Text = Field(
+        description="data that encoders or network were trained on before, or none"
+    )
+    preset: Text = Field(
+        description="name of the features; entries of other features do not compete"
+    )
+    preset_hash: Hash | None = Field(
+        default=None, description="of the feature store, if avbench made it"
+    )
+    coverage: float = Field(
+        gt=0, le=1, description="share of the clips of train and val that were there"
+    )
+    seconds: Annotated[float, Field(gt=0, lt=1e9)] | None = Field(
+        default=None, description="mean wall time of one seed, if known"
+    )
+
+
+class Metric(Record):
+    """A metric over seeds, in percent."""
+
+    mean: Percent
+    std: Annotated[float, Field(ge=0)] | None = Field(description="unbiased; null for one seed")
+    interval_95: tuple[float, float] | None = Field(description="Student's; null for one seed")
+    per_seed: tuple[Percent, ...]
 
     @classmethod
-    def verified_by(
-        cls, name: str, config: dict[str, Any], matrices: list[AccuracyMatrix]
-    ) -> Entry:
-        """Make an entry from the counts of a run's predictions, one matrix per seed."""
-        accuracy = Summary.of([100 * float(mean_accuracy(matrix)) for matrix in matrices])
-        forgetting = Summary.of([100 * float(average_forgetting(matrix)) for matrix in matrices])
-        several = len(matrices) > 1
-        forgets = matrices[0].steps > 1 and config["access"] != "joint"
+    def of(cls, summary: Summary) -> Metric:
+        """Convert a summary of fractions."""
+        low, high = summary.interval
+        known = not math.isnan(low)
         return cls(
-            name=name,
-            method=config["method"],
-            modality=config["modality"],
-            access=config["access"],
-            source=f"avbench {config['version']}, {config['preset']} features",
-            verified=True,
-            mean_accuracy=round(accuracy.mean, 4),
-            average_forgetting=round(forgetting.mean, 4) if forgets else None,
-            mean_accuracy_std=round(accuracy.std, 4) if several else None,
-            seeds=len(matrices),
-            fingerprint=config["fingerprint"],
-            preset_hash=config["preset_hash"],
+            mean=_percent(summary.mean),
+            std=_percent(summary.std) if known else None,
+            interval_95=(_percent(low), _percent(high)) if known else None,
+            per_seed=tuple(_percent(value) for value in summary.per_seed),
         )
+
+
+class Verified(Submission):
+    """An entry whose every number follows from the predictions kept beside the board."""
+
+    kind: Literal["verified"] = "verified"
+    seeds: Seeds
+    predictions: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(
+        description="SHA-256 of the file of predictions"
+    )
+    metrics: dict[Annotated[str, Field(pattern=r"^[a-z_]{1,64}$")], Metric]
+    accuracy_per_step: tuple[Percent, ...] = Field(description="mean over seeds")
+    accuracy_matrix: tuple[tuple[Percent, ...], ...] = Field(
+        description="row t: accuracy after step t on the classes of steps 1..t, mean over seeds"
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Verified:
+        if "mean_accuracy" not in self.metrics:
+            raise ValueError("a verified entry has a mean accuracy")
+        for metric in self.metrics.values():
+            if len(metric.per_seed) != len(self.seeds):
+                raise ValueError("a metric has a value for every seed")
+            if (metric.interval_95 is None) != (len(self.seeds) == 1):
+                raise ValueError("a metric of several seeds has an interval, of one has none")
+        return self
+
+    @classmethod
+    def of(cls, submission: Submission, score: Score, sha256: str) -> Verified:
+        """Compute an entry.
+
+        Args:
+            submission: What is said about it.
+            score: Of its predictions, with seeds.
+            sha256: Of their file.
+        """
+        matrices = score.matrices
+        bound = submission.access == "joint" or matrices[0].steps == 1
+        accuracy = np.mean([matrix.accuracy for matrix in matrices], axis=0)
+        return cls(
+            **{field: getattr(submission, field) for field in Submission.model_fields},
+            seeds=tuple(seed for seed in score.seeds if seed is not None),
+            predictions=sha256,
+            metrics={
+                name: Metric.of(score.metric(name))
+                for name in METRICS
+                if not (bound and name in OF_EARLIER_STEPS)
+            },
+            accuracy_per_step=_percents(np.mean([accuracy_per_step(m) for m in matrices], axis=0)),
+            accuracy_matrix=tuple(_percents(row[: step + 1]) for step, row in enumerate(accuracy)),
+        )
+
+    @property
+    def mean_accuracy(self) -> float:
+        """Eq. 15, in percent, mean over seeds."""
+        return self.metrics["mean_accuracy"].mean
+
+    @property
+    def average_forgetting(self) -> float | None:
+        """Eq. 16, in percent; None for a bound."""
+        metric = self.metrics.get("average_forgetting")
+        return metric.mean if metric else None
+
+
+class Reported(Record):
+    """An entry with numbers as somebody printed them: nobody has checked them."""
+
+    kind: Literal["reported"] = "reported"
+    name: Name
+    method: Text
+    modality: Modality
+    access: Literal["incremental", "joint"]
+    source: Text = Field(description="where the numbers are printed")
+    url: Url
+    mean_accuracy: Percent
+    average_forgetting: Percent | None = None
+    seeds: int | None = Field(default=None, ge=1, description="how many, if known")
+
+
+Entry = Annotated[Verified | Reported, Field(discriminator="kind")]
+
+
+def reason(error: ValidationError) -> str:
+    """Return what is wrong with a record, in a line."""
+    first, *others = error.errors(include_url=False, include_input=False)
+    where = ".".join(str(part) for part in first["loc"] if part not in ("verified", "reported"))
+    more = f" (and {len(others)} more)" if others else ""
+    return f"{where or 'record'}: {first['msg'].lower()}{more}"[:300]
+
+
+def _percent(fraction: float) -> float:
+    return round(100 * float(fraction), _DECIMALS) + 0.0  # not -0.0
+
+
+def _percents(fractions: Sequence[float]) -> tuple[float, ...]:
+    return tuple(_percent(value) for value in fractions)

@@ -1,0 +1,221 @@
+"""Whether boards are what their predictions prove, and whether history stands."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from avbench.evaluation.score import Score
+from avbench.leaderboard import evidence
+from avbench.leaderboard.board import Board, evidence_path
+from avbench.leaderboard.entry import Verified
+from avbench.leaderboard.render import render
+from avbench.manifests.benchmark import Benchmark
+from avbench.manifests.spec import shipped_names
+from avbench.types import AvbenchError, Report, silent
+
+_CHUNK = 16
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is not as it must be.
+
+    Attributes:
+        file: Where.
+        message: What.
+    """
+
+    file: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a check found.
+
+    Attributes:
+        verified: How many entries were recomputed from their predictions and agreed.
+        problems: What is wrong.
+    """
+
+    verified: int
+    problems: tuple[Problem, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record for JSON."""
+        return asdict(self)
+
+
+def check(
+    paths: Sequence[Path], *, base: str | None = None, workers: int = 1, report: Report = silent
+) -> Findings:
+    """Verify boards anew: every verified entry is recomputed from the predictions beside it.
+
+    Args:
+        paths: The boards' files.
+        base: A git revision; entries that it has must be unchanged.
+        workers: How many processes.
+        report: Called as entries are done.
+
+    Raises:
+        AvbenchError: If there is no such revision.
+    """
+    problems: list[Problem] = []
+    verified = 0
+    for path in paths:
+        try:
+            board = Board.read(path)
+            found = list(_of_file(path, board))
+        except AvbenchError as error:
+            problems.append(Problem(str(path), str(error).removeprefix(f"{path}: ")))
+            continue
+        wrong = list(_of_entries(path, board, workers, report))
+        entries = sum(isinstance(entry, Verified) for entry in board.entries)
+        verified += entries - len({problem.file for problem in wrong})
+        found += wrong
+        if base is not None:
+            found += _since(path, board, base)
+        problems += found
+    if base is not None:
+        problems += _removed(paths, base)
+    return Findings(verified, tuple(problems))
+
+
+def check_pages(boards: Path) -> list[Problem]:
+    """Verify that the pages beside the boards show what the boards hold."""
+    return [
+        Problem(str(boards / name), "does not show these boards: run avbench leaderboard render")
+        for name, text in render(boards).items()
+        if (boards / name).exists() and (boards / name).read_text(encoding="utf-8") != text
+    ]
+
+
+def kept(entry: Verified, boards: Path, layout: evidence.Layout) -> Score:
+    """Return the predictions of an entry, measured.
+
+    Raises:
+        AvbenchError: If they are missing, were changed, or are of another benchmark.
+    """
+    path = evidence_path(boards, entry.benchmark, entry.name)
+    data = evidence.read_file(path)
+    if hashlib.sha256(data).hexdigest() != entry.predictions:
+        raise AvbenchError(f"{path}: was changed: restore it from version control")
+    score = evidence.parse(data, layout, str(path))
+    if score.seeds != entry.seeds:
+        raise AvbenchError(f"{path}: holds other seeds than the board says")
+    return score
+
+
+@lru_cache(maxsize=8)
+def layout_of(benchmark: str) -> evidence.Layout:
+    """Return how predictions of a benchmark with a board are laid out.
+
+    Raises:
+        AvbenchError: If it has no board.
+    """
+    if benchmark not in shipped_names():
+        raise AvbenchError(f"there is no leaderboard for {benchmark}")
+    return evidence.Layout(Benchmark.load(benchmark))
+
+
+def _of_file(path: Path, board: Board) -> Iterable[Problem]:
+    """Check what can be seen without computing anything."""
+    if board.benchmark != path.stem:
+        raise AvbenchError(f"{path}: is of {board.benchmark}: rename it")
+    fingerprint = layout_of(board.benchmark).benchmark.manifest.fingerprint
+    if path.read_text(encoding="utf-8") != board.to_text():
+        yield Problem(str(path), "is not written as avbench writes it: was it edited by hand?")
+    expected = set()
+    for entry in board.entries:
+        if isinstance(entry, Verified):
+            expected.add(f"{entry.name}.parquet")
+            if entry.fingerprint != fingerprint:
+                yield Problem(str(path), f"{entry.name}: made with another manifest")
+    folder = path.parent / "predictions" / board.benchmark
+    for other in sorted(folder.iterdir() if folder.is_dir() else ()):
+        if other.name not in expected:
+            yield Problem(str(other), "belongs to no entry: remove it")
+
+
+def _of_entries(path: Path, board: Board, workers: int, report: Report) -> Iterable[Problem]:
+    from joblib import Parallel, delayed  # slow to import
+
+    entries = [entry for entry in board.entries if isinstance(entry, Verified)]
+    chunks = [entries[start : start + _CHUNK] for start in range(0, len(entries), _CHUNK)]
+    processes = max(1, min(workers, len(chunks)))
+    parallel = Parallel(n_jobs=processes, return_as="generator")
+    seen: dict[str, str] = {}
+    done = 0
+    for chunk, found in zip(
+        chunks, parallel(delayed(_verify)(chunk, path.parent) for chunk in chunks), strict=True
+    ):
+        for entry, (message, digests) in zip(chunk, found, strict=True):
+            if message:
+                evidence_file = evidence_path(path.parent, board.benchmark, entry.name)
+                yield Problem(str(evidence_file), message.removeprefix(f"{evidence_file}: "))
+            for other in sorted({seen[digest] for digest in digests if digest in seen}):
+                yield Problem(str(path), f"{entry.name} has predictions of {other}")
+            seen.update(dict.fromkeys(digests, entry.name))
+        done += len(chunk)
+        report(board.benchmark, done, len(entries))
+
+
+def _verify(entries: Sequence[Verified], boards: Path) -> list[tuple[str, list[str]]]:
+    """Recompute entries; return for each what is wrong, and digests of its predictions."""
+    found = []
+    for entry in entries:
+        try:
+            score = kept(entry, boards, layout_of(entry.benchmark))
+            again = Verified.of(entry, score, entry.predictions)
+            differ = [k for k in Verified.model_fields if getattr(again, k) != getattr(entry, k)]
+            message = f"{', '.join(differ)} of the board do not follow from it" if differ else ""
+            found.append((message, evidence.digests(score)))
+        except AvbenchError as error:
+            found.append((str(error), []))
+    return found
+
+
+def _since(path: Path, board: Board, base: str) -> Iterable[Problem]:
+    """Compare a board with what it was; entries are only ever added."""
+    _git(path.parent, "rev-parse", "--verify", "--end-of-options", f"{base}^{{commit}}")
+    if path.name not in _boards_at(path.parent, base):
+        return
+    data = _git(path.parent, "show", "--end-of-options", f"{base}:./{path.name}")
+    before = Board.parse(data, f"{path} at {base}")
+    now = {entry.name: entry for entry in board.entries}
+    for entry in before.entries:
+        if entry.name not in now:
+            yield Problem(str(path), f"{entry.name} was removed since {base}")
+        elif now[entry.name] != entry:
+            yield Problem(str(path), f"{entry.name} was changed since {base}")
+
+
+def _removed(paths: Sequence[Path], base: str) -> Iterable[Problem]:
+    for folder in sorted({path.parent for path in paths}):
+        for name in _boards_at(folder, base):
+            if not (folder / name).is_file():
+                yield Problem(str(folder / name), f"was removed since {base}")
+
+
+def _boards_at(folder: Path, base: str) -> list[str]:
+    listing = _git(folder, "ls-tree", "--name-only", "-z", "--end-of-options", base, "./")
+    return [name for name in listing.decode().split("\0") if name.endswith(".json")]
+
+
+def _git(folder: Path, *arguments: str) -> bytes:
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, check=False
+        )
+    except FileNotFoundError as error:
+        raise AvbenchError("--base needs git: install it") from error
+    if result.returncode:
+        why = (result.stderr.decode(errors="replace").strip().splitlines() or ["failed"])[-1]
+        raise AvbenchError(f"git {arguments[0]} in {folder}: {why}: check --base")
+    return result.stdout

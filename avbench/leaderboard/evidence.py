@@ -1,0 +1,159 @@
+"""The predictions kept beside a board: one column a seed, in the manifest's order."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from avbench.evaluation.metrics import Integers
+from avbench.evaluation.score import Score
+from avbench.evaluation.statistics import Outcomes
+from avbench.manifests.benchmark import Benchmark
+from avbench.types import AvbenchError
+
+MOST_BYTES = 8_000_000
+_COLUMN = re.compile(r"seed-(0|[1-9][0-9]{0,9})")
+_MOST_SEEDS = 100
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which prediction stands in which row: step by step, test clips as in the manifest.
+
+    Attributes:
+        benchmark: What is predicted.
+    """
+
+    benchmark: Benchmark
+
+    @cached_property
+    def task(self) -> Integers:
+        """The step that introduces a test clip's class, (clips,)."""
+        manifest = self.benchmark.manifest
+        return manifest.step_of_row[manifest.rows("test")]
+
+    @cached_property
+    def label(self) -> Integers:
+        """The class index of a test clip, (clips,)."""
+        manifest = self.benchmark.manifest
+        return manifest.class_indices[manifest.rows("test")]
+
+    @cached_property
+    def predicted(self) -> npt.NDArray[np.bool_]:
+        """Whether clip c is predicted after step t, (T, clips); row by row the order of rows."""
+        steps = len(self.benchmark.manifest.classes_per_step)
+        due: npt.NDArray[np.bool_] = self.task <= np.arange(steps)[:, None]
+        return due
+
+    @cached_property
+    def seen(self) -> Integers:
+        """How many classes have been seen, of every row, (rows,)."""
+        step, _ = np.nonzero(self.predicted)
+        return np.cumsum(self.benchmark.manifest.classes_per_step)[step]
+
+
+def to_bytes(score: Score) -> bytes:
+    """Return the predictions of a score as the Parquet file that is kept."""
+    due = score.outcomes.task <= np.arange(score.predicted.shape[1])[:, None]
+    table = pa.table(
+        {
+            f"seed-{seed}": pa.array(predicted[due], pa.int16())
+            for seed, predicted in zip(score.seeds, score.predicted, strict=True)
+        }
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", row_group_size=len(table))
+    return bytes(sink.getvalue())
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a file of predictions.
+
+    Raises:
+        AvbenchError: If it is missing, not a plain file, or too large to be one.
+    """
+    if not path.is_file() or path.is_symlink():
+        raise AvbenchError(f"no predictions {path}: restore them from version control")
+    if path.stat().st_size > MOST_BYTES:
+        raise AvbenchError(f"{path}: too large for predictions of a board: remove it")
+    return path.read_bytes()
+
+
+def parse(data: bytes, layout: Layout, origin: str) -> Score:
+    """Read predictions that are kept, and measure them.
+
+    Nothing is decoded before the file's own account of its size fits the benchmark.
+
+    Args:
+        data: The Parquet file.
+        layout: Of the benchmark.
+        origin: What messages call the file.
+
+    Raises:
+        AvbenchError: If it is not a table of predictions of the benchmark.
+    """
+    rows = len(layout.seen)
+    try:
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
+            schema = file.schema_arrow
+            seeds = _seeds(schema)
+            size = file.metadata.num_rows
+            if size != rows:
+                raise ValueError(f"{size:,} rows, but {layout.benchmark.name} has {rows:,}")
+            _check_sizes(file.metadata, rows)
+            table = file.read()
+    except (pa.ArrowException, OSError, ValueError, KeyError, IndexError, MemoryError) as error:
+        why = (str(error).splitlines() or ["corrupt"])[0][:120]
+        raise AvbenchError(f"{origin}: not predictions of a board ({why})") from error
+    values = np.empty((len(seeds), rows), dtype=np.int16)
+    for number, (seed, column) in enumerate(zip(seeds, table.columns, strict=True)):
+        if column.null_count or len(column) != rows:
+            raise AvbenchError(f"{origin}: seed {seed} has no prediction for some clips")
+        values[number] = np.asarray(column)
+    wrong = (values < 0) | (values >= layout.seen)
+    if wrong.any():
+        number, row = np.argwhere(wrong)[0]
+        raise AvbenchError(
+            f"{origin}: seed {seeds[number]} predicts class {values[number, row]} in row"
+            f" {row + 1}, where {layout.seen[row]} classes have been seen"
+        )
+    predicted = np.full((len(seeds), *layout.predicted.shape), -1, dtype=np.int16)
+    predicted[:, layout.predicted] = values
+    benchmark = layout.benchmark
+    outcomes = Outcomes(predicted == layout.label, layout.task)
+    return Score(benchmark.name, benchmark.manifest.fingerprint, seeds, predicted, outcomes)
+
+
+def digests(score: Score) -> list[str]:
+    """Return a hash of what each seed predicted, whatever it is called."""
+    return [hashlib.sha256(seed.tobytes()).hexdigest() for seed in score.predicted]
+
+
+def _seeds(schema: pa.Schema) -> tuple[int, ...]:
+    matches = [_COLUMN.fullmatch(name) for name in schema.names]
+    if not 1 <= len(matches) <= _MOST_SEEDS or not all(matches):
+        raise ValueError(f"columns must be seed-0 and the like, at most {_MOST_SEEDS}")
+    if any(field.type != pa.int16() for field in schema):
+        raise ValueError("class indices must be int16")
+    seeds = tuple(int(match[1]) for match in matches if match)
+    if list(seeds) != sorted({*seeds}) or seeds[-1] >= 2**31:
+        raise ValueError("seeds must be different and ascending")
+    return seeds
+
+
+def _check_sizes(metadata: pq.FileMetaData, rows: int) -> None:
+    """Refuse what would unfold to more than the predictions can be."""
+    if metadata.num_row_groups != 1:
+        raise ValueError(f"{metadata.num_row_groups} row groups, not 1")
+    group = metadata.row_group(0)
+    for number in range(metadata.num_columns):
+        if group.column(number).total_uncompressed_size > 8 * rows + 10_000:
+            raise ValueError("a column unfolds to more than its rows")

@@ -1,0 +1,103 @@
+"""Who competes with whom, and who is ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from avbench.leaderboard.board import Board
+from avbench.leaderboard.entry import Entry, Reported, Verified
+from avbench.manifests.benchmark import Benchmark
+
+FEWEST_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an entry stands.
+
+    Attributes:
+        entry: The entry.
+        rank: From 1, among the entries it competes with; None where it does not compete.
+        tied: Whether others share its rank.
+        remark: Why it does not compete; empty where it does.
+    """
+
+    entry: Entry
+    rank: int | None
+    tied: bool
+    remark: str
+
+    @property
+    def shown(self) -> str:
+        """The rank as shown: with an equals sign where it is shared."""
+        return "-" if self.rank is None else f"{self.rank}{'=' if self.tied else ''}"
+
+    @property
+    def preset(self) -> str:
+        """The features, of entries that compete or might."""
+        return self.entry.preset if isinstance(self.entry, Verified) else "-"
+
+
+def places(board: Board) -> list[Place]:
+    """Rank the entries of a board.
+
+    Only verified entries with incremental access, all clips, at least three seeds, the manifest of
+    the benchmark and the same features compete. They stand by mean accuracy; an entry whose 95 %
+    interval over seeds meets that of the first entry of a rank shares the rank, and ranks count
+    entries, so that two at the top are followed by a third.
+
+    Returns:
+        Those that compete first, by features and rank; then the others, by mean accuracy.
+    """
+    fingerprint = Benchmark.load(board.benchmark).manifest.fingerprint
+    remarks = {entry.name: _remark(entry, fingerprint) for entry in board.entries}
+    ordered = sorted(board.entries, key=lambda e: (-e.mean_accuracy, e.name))
+    rivals = [e for e in ordered if isinstance(e, Verified) and not remarks[e.name]]
+    ranked: list[Place] = []
+    for _, group in groupby(sorted(rivals, key=_features), key=_features):
+        ranked += _ranked(list(group))
+    others = [Place(e, None, False, remarks[e.name]) for e in ordered if remarks[e.name]]
+    return ranked + others
+
+
+def _features(entry: Verified) -> tuple[str, str]:
+    return entry.preset, entry.preset_hash or ""
+
+
+def _remark(entry: Entry, fingerprint: str) -> str:
+    """Return why an entry does not compete, or nothing."""
+    reasons: Iterable[str]
+    if isinstance(entry, Reported):
+        reasons = ["reported"] + ["bound"] * (entry.access == "joint")
+    else:
+        found = {
+            "bound": entry.access == "joint",
+            f"fewer than {FEWEST_SEEDS} seeds": len(entry.seeds) < FEWEST_SEEDS,
+            f"{100 * entry.coverage:.1f} % of the clips": entry.coverage < 1,
+            "another manifest": entry.fingerprint != fingerprint,
+        }
+        reasons = [text for text, applies in found.items() if applies]
+    return ", ".join(reasons)
+
+
+def _ranked(entries: Sequence[Verified]) -> list[Place]:
+    """Rank competitors that stand by mean accuracy, best first."""
+    tiers: list[list[Verified]] = []
+    for entry in entries:
+        if tiers and _overlap(tiers[-1][0], entry):
+            tiers[-1].append(entry)
+        else:
+            tiers.append([entry])
+    found, rank = [], 1
+    for tier in tiers:
+        found += [Place(entry, rank, len(tier) > 1, "") for entry in tier]
+        rank += len(tier)
+    return found
+
+
+def _overlap(better: Verified, worse: Verified) -> bool:
+    low = (better.metrics["mean_accuracy"].interval_95 or (0, 0))[0]
+    high = (worse.metrics["mean_accuracy"].interval_95 or (0, 0))[1]
+    return low <= high

@@ -1,0 +1,80 @@
+"""Submissions of made-up predictions, and boards to put them on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from avbench.evaluation.score import score
+from avbench.leaderboard import evidence
+from avbench.leaderboard.board import Board
+from avbench.leaderboard.entry import Submission
+from avbench.leaderboard.submit import Candidate
+from avbench.manifests.benchmark import Benchmark
+
+
+def predictions(benchmark, *, seeds=(0, 1, 2), skill=0.7, rng=0):
+    """Predict the right class with a probability, otherwise any class seen."""
+    random = np.random.default_rng(rng)
+    manifest = benchmark.manifest
+    rows = manifest.rows("test")
+    columns = {"seed": [], "step": [], "clip_id": [], "prediction": []}
+    for seed in seeds:
+        for step, seen in enumerate(np.cumsum(manifest.classes_per_step)):
+            due = rows[manifest.step_of_row[rows] <= step]
+            guess = random.integers(seen, size=len(due))
+            right = random.random(len(due)) < skill
+            columns["seed"] += [seed] * len(due)
+            columns["step"] += [step] * len(due)
+            columns["clip_id"] += [manifest.clip_ids[row] for row in due]
+            columns["prediction"] += np.where(right, manifest.class_indices[due], guess).tolist()
+    return pa.table(columns)
+
+
+@pytest.fixture(scope="session")
+def toy():
+    return Benchmark.load("toy-ci")
+
+
+@pytest.fixture
+def about(toy):
+    """What is said about an entry."""
+
+    def make(**changes):
+        said = {
+            "name": "mine",
+            "method": "Mine",
+            "authors": ("A. Author",),
+            "url": "https://example.org/mine",
+            "benchmark": "toy-ci",
+            "fingerprint": toy.manifest.fingerprint,
+            "modality": "audio-visual",
+            "access": "incremental",
+            "exemplars": 60,
+            "pretraining": "none",
+            "preset": "filterbank",
+            "coverage": 1.0,
+        }
+        return Submission(**said | changes)
+
+    return make
+
+
+@pytest.fixture
+def candidate(toy, about):
+    """A submission with predictions."""
+
+    def make(*, seeds=(0, 1, 2), skill=0.7, rng=0, **changes):
+        measured = score(predictions(toy, seeds=seeds, skill=skill, rng=rng), toy)
+        return Candidate.of(about(**changes), measured, evidence.to_bytes(measured))
+
+    return make
+
+
+@pytest.fixture
+def boards(tmp_path):
+    folder = tmp_path / "leaderboards"
+    folder.mkdir()
+    Board(benchmark="toy-ci").write(folder / "toy-ci.json")
+    return folder
