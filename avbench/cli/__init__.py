@@ -15,7 +15,7 @@ from avbench import __version__, registry, resources
 from avbench.cli.compare import compare
 from avbench.cli.output import json_option, print_json, print_table, progress, workers_option
 from avbench.cli.prepare import prepare, status
-from avbench.cli.report import report
+from avbench.cli.report import attention, report
 from avbench.cli.score import score
 from avbench.cli.splits import splits
 from avbench.types import MODALITIES, AvbenchError, Modality, UsageError
@@ -69,7 +69,7 @@ def main() -> None:
     """
 
 
-for command in (prepare, status, splits, score, compare, report):
+for command in (prepare, status, splits, score, compare, report, attention):
     main.add_command(command)
 
 

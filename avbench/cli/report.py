@@ -45,3 +45,40 @@ def report(runs: tuple[Path, ...], out: Path, as_json: bool) -> None:
         click.echo("These runs are not all comparable: each group has a table of its own.")
     click.echo(f"read:     {out / 'report.html'} (one file), {out / 'report.md'}")
     click.echo(f"print:    {out / 'table.tex'}, {out / 'figures'}")
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--clip",
+    required=True,
+    metavar="ID",
+    help="A clip, such as the first column of `avbench splits show BENCHMARK --split test`.",
+)
+@click.option("--seed", type=int, help="Which of the run's networks.  [default: the first]")
+@click.option(
+    "--benchmark", help="The TOML of a benchmark of your own.  [default: the run's, by name]"
+)
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="A .png or .svg to write."
+)
+@json_option
+def attention(
+    run: Path, clip: str, seed: int | None, benchmark: str | None, out: Path, as_json: bool
+) -> None:
+    """Draw the audio-guided attention over a clip's frames after each step.
+
+    Heat is spatial attention, a frame is the fainter the less temporal attention it has (the number
+    under it). Runs the networks of a run's checkpoints on the clip's features.
+
+    \b
+    Example:
+      avbench attention runs/toy-ci/avcil --clip disk-thud-040 --out attention.png
+    """
+    from avbench.evaluation.attention import draw_attention
+
+    found = draw_attention(run, clip, out, seed=seed, benchmark=benchmark)
+    if as_json:
+        print_json({"spatial": found.spatial.tolist(), "temporal": found.temporal.tolist()})
+    else:
+        click.echo(f"attention of {clip} after {len(found.temporal)} steps: {out}")

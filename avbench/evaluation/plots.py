@@ -53,6 +53,8 @@ def plot_forgetting(
 ) -> None:
     """Draw forgetting (Eq. 16's F_t) against step, as `plot_accuracy` draws accuracy.
 
+    Results of joint access have nothing to forget and are left out; the others keep their colours.
+
     Raises:
         AvbenchError: If the place cannot be written to.
     """
@@ -71,6 +73,8 @@ def _plot_steps(
     figure, axes = _figure(6.0, 3.8)
     names = labels or [result.name for result in results]
     for number, (result, label) in enumerate(zip(results, names, strict=True)):
+        if per_step is forgetting_per_step and result.config["access"] == "joint":
+            continue
         curves = 100 * np.stack([per_step(matrix) for matrix in result.matrices.values()])
         # What is known from the second step on only ends at the last one all the same.
         last = next(iter(result.matrices.values())).steps

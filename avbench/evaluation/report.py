@@ -25,6 +25,7 @@ from avbench.types import UsageError
 
 _COLUMNS = (
     "method",
+    "standing",
     "seeds",
     "mean accuracy",
     "95 % interval",
@@ -32,7 +33,6 @@ _COLUMNS = (
     "last accuracy",
     "exemplars",
     "s/seed",
-    "standing",
 )
 _TIES = (
     "In %, mean over seeds ± one standard deviation, with the 95 % t-interval of the mean accuracy."
@@ -74,6 +74,7 @@ class Row:
         low, high = accuracy.interval
         return [
             self.label + (" (joint access)" if self.joint else ""),
+            self.standing,
             str(len(self.result.seeds)),
             _spread(accuracy, "±"),
             "-" if math.isnan(low) else f"{100 * low:.2f} to {100 * high:.2f}",
@@ -81,7 +82,6 @@ class Row:
             _spread(self.result.metric("last_accuracy"), "±"),
             str(self.result.config["memory"]),
             f"{np.mean(list(self.result.seconds.values())):.1f}",
-            self.standing,
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -314,7 +314,6 @@ def _draw(group: Group, out: Path, prefix: str) -> list[dict[str, str]]:
     """Draw the figures of a group; return where they lie, what they hold and what to call them."""
     results = [row.result for row in group.rows]
     labels = [row.label + (" (joint)" if row.joint else "") for row in group.rows]
-    incremental = [row for row in group.rows if row.forgetting()]
     figures: list[dict[str, str]] = []
 
     def add(name: str, caption: str, draw: Callable[..., None]) -> None:
@@ -336,15 +335,11 @@ def _draw(group: Group, out: Path, prefix: str) -> list[dict[str, str]]:
         "Accuracy on the classes seen so far after each step; bands are one deviation over seeds",
         partial(plots.plot_accuracy, results, labels=labels),
     )
-    if incremental:
+    if any(row.forgetting() for row in group.rows):
         add(
             "forgetting",
             "Forgetting at each step; bands are one deviation over seeds",
-            partial(
-                plots.plot_forgetting,
-                [row.result for row in incremental],
-                labels=[row.label for row in incremental],
-            ),
+            partial(plots.plot_forgetting, results, labels=labels),
         )
     add(
         "cost",
