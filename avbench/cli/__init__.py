@@ -17,6 +17,7 @@ from avbench.cli.features import features
 from avbench.cli.leaderboard import leaderboard, submit
 from avbench.cli.output import json_option, print_json, print_table, progress, workers_option
 from avbench.cli.prepare import prepare, status
+from avbench.cli.report import attention, report
 from avbench.cli.score import score
 from avbench.cli.splits import splits
 from avbench.types import MODALITIES, AvbenchError, Modality, UsageError
@@ -72,7 +73,7 @@ def main() -> None:
 
 for command in (
     *(prepare, status, features, splits),
-    *(score, compare, leaderboard, submit),
+    *(score, compare, report, attention, leaderboard, submit),
 ):
     main.add_command(command)
 

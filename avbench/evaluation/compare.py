@@ -117,14 +117,14 @@ def compare(run_a: Path, run_b: Path, *, seed: int = 0) -> Comparison:
         AvbenchError: If a directory is not a finished run, its numbers do not follow from its
             predictions, the two are not comparable, or they have no seed in common.
     """
-    a, b = (_result(run) for run in (run_a, run_b))
+    a, b = (read_run(run) for run in (run_a, run_b))
     _check_comparable(a, b)
     seeds = sorted({*a.seeds} & {*b.seeds})
     if not seeds:
         raise AvbenchError(
             f"{run_a} has the seeds {_list(a.seeds)}, {run_b} {_list(b.seeds)}: none in common"
         )
-    of_a, of_b = _outcomes(run_a, a, seeds), _outcomes(run_b, b, seeds)
+    of_a, of_b = read_outcomes(run_a, a, seeds), read_outcomes(run_b, b, seeds)
     joint = "joint" in (a.config["access"], b.config["access"])
     metrics = {
         name: metric
@@ -172,17 +172,26 @@ def _better(name: str, over_seeds: Interval, over_both: Interval) -> Literal["A"
     return "A" if higher != (name in LOWER_IS_BETTER) else "B"
 
 
-def _result(run: Path) -> Result:
+def read_run(run: Path) -> Result:
+    """Read the result of a run directory.
+
+    Raises:
+        AvbenchError: If it is not a finished run.
+    """
     if not (run / "result.json").is_file():
         raise AvbenchError(f"{run} is not a finished run: check the path, or run avbench evaluate")
     return Result.read(run / "result.json")
 
 
+def terms(result: Result) -> dict[str, Any]:
+    """Return what runs must have in common to be compared, by name."""
+    equal = {key: result.config[key] for key in _EQUAL}
+    return equal | {"coverage": result.coverage, "test clips": result.test_clips_hash}
+
+
 def _check_comparable(a: Result, b: Result) -> None:
     """Refuse runs that were not given the same thing to do."""
-    of_a, of_b = ({key: result.config[key] for key in _EQUAL} for result in (a, b))
-    of_a |= {"coverage": a.coverage, "test clips": a.test_clips_hash}
-    of_b |= {"coverage": b.coverage, "test clips": b.test_clips_hash}
+    of_a, of_b = terms(a), terms(b)
     differ = [
         f"{key} ({_short(of_a[key])} and {_short(of_b[key])})"
         for key in of_a
@@ -192,8 +201,12 @@ def _check_comparable(a: Result, b: Result) -> None:
         raise AvbenchError(f"not comparable, the runs differ in {', '.join(differ)}")
 
 
-def _outcomes(run: Path, result: Result, seeds: Sequence[int]) -> Outcomes:
-    """Read the predictions of some seeds, and check that the result's counts follow from them."""
+def read_outcomes(run: Path, result: Result, seeds: Sequence[int]) -> Outcomes:
+    """Read the predictions of some seeds, and check that the result's counts follow from them.
+
+    Raises:
+        AvbenchError: If predictions are missing or not whole, or say something else.
+    """
     tables = [predictions.read(run / f"seed-{seed}" / "predictions.parquet") for seed in seeds]
     try:
         outcomes = predictions.outcomes(tables)
