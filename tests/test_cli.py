@@ -42,7 +42,7 @@ def imported(*arguments: str) -> set[str]:
         ["evaluate", "--help"],
         ["compare", "--help"],
         ["score", "--help"],
-        ["leaderboard", "show", "ave-ci"],
+        ["leaderboard", "--help"],
         ["leaderboard", "check", "--help"],
         ["submit", "--help"],
         ["--version"],

@@ -413,8 +413,11 @@ def test_submitting_at_once_loses_no_entry(candidate, boards, tmp_path):
     started = []
     for i in range(3):
         to_bundle(candidate(name=f"entry-{i}", rng=i), tmp_path / f"{i}.zip")
-        command = [AVBENCH, "submit", tmp_path / f"{i}.zip", "--boards", boards]
-        started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+    with resources.alone(boards, "holding them back, so that all are there at once"):
+        for i in range(3):
+            command = [AVBENCH, "submit", tmp_path / f"{i}.zip", "--boards", boards]
+            started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+        time.sleep(4)
     assert [process.wait(timeout=120) for process in started] == [0, 0, 0]
     board = Board.read(boards / "toy-ci.json")
     assert [entry.name for entry in board.entries] == ["entry-0", "entry-1", "entry-2"]
