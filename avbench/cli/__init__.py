@@ -407,7 +407,7 @@ def _print_results(results: Sequence[Result]) -> None:
     seeds = len(results[0].seeds)
     click.echo(f"{config['benchmark']}, {config['preset']} features, {seeds} seed(s), in %")
     print_table(
-        ["method", "mean accuracy", "average forgetting", "last accuracy", "s/seed"],
+        ["method", "mean accuracy", "average forgetting", "last accuracy", "s/seed", "access"],
         [
             [
                 result.name,
@@ -416,6 +416,7 @@ def _print_results(results: Sequence[Result]) -> None:
                     for metric in ("mean_accuracy", "average_forgetting", "last_accuracy")
                 ),
                 f"{sum(result.seconds.values()) / seeds:.0f}",
+                result.config["access"] + (", partial" if result.partial else ""),
             ]
             for result in results
         ],
@@ -425,7 +426,7 @@ def _print_results(results: Sequence[Result]) -> None:
         if result.config["memory"]:
             clips, size = (max(use[key] for use in uses) for key in ("clips", "bytes"))
             click.echo(f"exemplars of {result.name}: at most {clips} clips, {size / 1e6:.1f} MB")
-        if min(result.coverage.values()) < 1:
+        if result.partial:
             shares = ", ".join(f"{s} {100 * c:.1f} %" for s, c in result.coverage.items())
             click.echo(f"PARTIAL: {result.name} ran on part of the clips: {shares}")
 

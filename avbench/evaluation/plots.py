@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from avbench.evaluation.compare import check_comparable
 from avbench.evaluation.metrics import accuracy_per_step
 from avbench.evaluation.result import Result
 from avbench.resources import replacing
@@ -22,8 +23,9 @@ def plot_accuracy(results: Sequence[Result], path: Path) -> None:
     The line is the mean over seeds, the band one standard deviation.
 
     Raises:
-        AvbenchError: If the place cannot be written to.
+        AvbenchError: If results are not comparable, or the place cannot be written to.
     """
+    check_comparable(results)
     figure = Figure(figsize=(6.0, 3.8), layout="constrained")
     axes = figure.subplots()
     for number, result in enumerate(results):
@@ -32,7 +34,7 @@ def plot_accuracy(results: Sequence[Result], path: Path) -> None:
         mean = curves.mean(axis=0)
         colour = _COLOURS[number % len(_COLOURS)]
         dashes = "-" if result.config["modality"] == "audio-visual" else "--"
-        axes.plot(steps, mean, color=colour, linestyle=dashes, marker="o", label=result.name)
+        axes.plot(steps, mean, color=colour, linestyle=dashes, marker="o", label=result.label)
         if len(curves) > 1:
             spread = curves.std(axis=0, ddof=1)
             axes.fill_between(steps, mean - spread, mean + spread, color=colour, alpha=0.15)
@@ -64,7 +66,7 @@ def plot_matrix(result: Result, path: Path) -> None:
     axes.set_xticks(ticks, [str(t + 1) for t in ticks])
     axes.set_yticks(ticks, [str(t + 1) for t in ticks])
     axes.set(xlabel="test clips of step", ylabel="after step")
-    axes.set_title(f"{result.name} on {result.config['benchmark']}")
+    axes.set_title(f"{result.label} on {result.config['benchmark']}")
     figure.colorbar(image, label="accuracy (%)")
     _save(figure, path)
 
