@@ -135,6 +135,7 @@ def list_command(as_json: bool) -> None:
     metavar="N",
     help="Also keep a step in the middle, every N epochs, to go on from after a kill.",
 )
+@click.option("--tensorboard", is_flag=True, help="Also log for TensorBoard.")
 @json_option
 def evaluate(
     method: str,
@@ -148,6 +149,7 @@ def evaluate(
     allow_missing: bool,
     force: bool,
     checkpoint_epochs: int | None,
+    tensorboard: bool,
     as_json: bool,
 ) -> None:
     """Run a method through a benchmark and measure accuracy and forgetting.
@@ -193,6 +195,7 @@ def evaluate(
             allow_missing=allow_missing,
             force=force,
             checkpoint_epochs=checkpoint_epochs or 0,
+            tensorboard=tensorboard,
             report=report,
         )
     if kept:
