@@ -272,6 +272,16 @@ def fill_in(path: Path, **values: str | float) -> None:
     path.write_text(text)
 
 
+def test_the_page_about_python(tmp_path, with_features, monkeypatch):
+    monkeypatch.setenv("AVBENCH_HOME", str(tmp_path / "home"))
+    with_features(Benchmark.load("toy-ci"))
+    (tmp_path / "api.py").write_text("".join(blocks("docs/python-api.md", "python")))
+    printed = run(f"{sys.executable} api.py", tmp_path).splitlines()
+    assert printed[0].startswith("(3, 3, 3, 3) ")
+    assert 0 < float(printed[1].split()[0]) < 1
+    assert printed[4] in ("A", "B", "tie")
+
+
 @pytest.mark.parametrize(
     "page", sorted(p.relative_to(ROOT) for p in ROOT.glob("**/*.md") if ".venv" not in p.parts)
 )

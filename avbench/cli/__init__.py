@@ -141,6 +141,7 @@ def list_command(as_json: bool) -> None:
     metavar="N",
     help="Also keep a step in the middle, every N epochs, to go on from after a kill.",
 )
+@click.option("--tensorboard", is_flag=True, help="Also log for TensorBoard.")
 @json_option
 def evaluate(
     method: str,
@@ -154,6 +155,7 @@ def evaluate(
     allow_missing: bool,
     force: bool,
     checkpoint_epochs: int | None,
+    tensorboard: bool,
     as_json: bool,
 ) -> None:
     """Run a method through a benchmark and measure accuracy and forgetting.
@@ -199,6 +201,7 @@ def evaluate(
             allow_missing=allow_missing,
             force=force,
             checkpoint_epochs=checkpoint_epochs or 0,
+            tensorboard=tensorboard,
             report=report,
         )
     if kept:
@@ -346,7 +349,7 @@ def _print_results(results: Sequence[Result]) -> None:
     seeds = len(results[0].seeds)
     click.echo(f"{config['benchmark']}, {config['preset']} features, {seeds} seed(s), in %")
     print_table(
-        ["method", "mean accuracy", "average forgetting", "last accuracy", "s/seed"],
+        ["method", "mean accuracy", "average forgetting", "last accuracy", "s/seed", "access"],
         [
             [
                 result.name,
@@ -355,6 +358,7 @@ def _print_results(results: Sequence[Result]) -> None:
                     for metric in ("mean_accuracy", "average_forgetting", "last_accuracy")
                 ),
                 f"{sum(result.seconds.values()) / seeds:.0f}",
+                result.config["access"] + (", partial" if result.partial else ""),
             ]
             for result in results
         ],
@@ -364,7 +368,7 @@ def _print_results(results: Sequence[Result]) -> None:
         if result.config["memory"]:
             clips, size = (max(use[key] for use in uses) for key in ("clips", "bytes"))
             click.echo(f"exemplars of {result.name}: at most {clips} clips, {size / 1e6:.1f} MB")
-        if min(result.coverage.values()) < 1:
+        if result.partial:
             shares = ", ".join(f"{s} {100 * c:.1f} %" for s, c in result.coverage.items())
             click.echo(f"PARTIAL: {result.name} ran on part of the clips: {shares}")
 

@@ -32,8 +32,8 @@ def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
         print_json(found.to_json())
         return
     config = found.a.config
-    click.echo(f"A: {found.a.name} ({run_a})")
-    click.echo(f"B: {found.b.name} ({run_b})")
+    click.echo(f"A: {found.a.label}, {run_a}")
+    click.echo(f"B: {found.b.label}, {run_b}")
     seeds = ", ".join(map(str, found.seeds))
     click.echo(f"{config['benchmark']}, {config['preset']} features, seeds {seeds}, in %")
     click.echo()

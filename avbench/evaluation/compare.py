@@ -118,7 +118,7 @@ def compare(run_a: Path, run_b: Path, *, seed: int = 0) -> Comparison:
             predictions, the two are not comparable, or they have no seed in common.
     """
     a, b = (read_run(run) for run in (run_a, run_b))
-    _check_comparable(a, b)
+    check_comparable([a, b])
     seeds = sorted({*a.seeds} & {*b.seeds})
     if not seeds:
         raise AvbenchError(
@@ -189,16 +189,31 @@ def terms(result: Result) -> dict[str, Any]:
     return equal | {"coverage": result.coverage, "test clips": result.test_clips_hash}
 
 
-def _check_comparable(a: Result, b: Result) -> None:
-    """Refuse runs that were not given the same thing to do."""
+def obstacles(a: Result, b: Result) -> list[str]:
+    """Return why two results must not share a table; nothing where they may.
+
+    They must have been given the same to do: manifest, features, coverage and test clips.
+    """
     of_a, of_b = terms(a), terms(b)
-    differ = [
+    return [
         f"{key} ({_short(of_a[key])} and {_short(of_b[key])})"
         for key in of_a
         if of_a[key] != of_b[key]
     ]
-    if differ:
-        raise AvbenchError(f"not comparable, the runs differ in {', '.join(differ)}")
+
+
+def check_comparable(results: Sequence[Result]) -> None:
+    """Refuse results that must not share a table.
+
+    Raises:
+        AvbenchError: Naming the first two that differ, and in what.
+    """
+    for other in results[1:]:
+        if differ := obstacles(results[0], other):
+            raise AvbenchError(
+                f"not comparable, {results[0].name} and {other.name} differ in {', '.join(differ)}:"
+                " run both on the same"
+            )
 
 
 def read_outcomes(run: Path, result: Result, seeds: Sequence[int]) -> Outcomes:

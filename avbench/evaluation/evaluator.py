@@ -15,11 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ def evaluate(
     allow_missing: bool = False,
     force: bool = False,
     checkpoint_epochs: int = 0,
+    tensorboard: bool = False,
     report: Report = silent,
 ) -> Result:
     """Evaluate a method on a benchmark over seeds.
@@ -101,6 +103,7 @@ def evaluate(
         force: Run these seeds again even if `out` holds them, and replace a run of another
             configuration.
         checkpoint_epochs: Also keep a step in the middle, every so many epochs; 0 for never.
+        tensorboard: Also log to `tensorboard/` in the run directory.
         report: Called as training proceeds.
 
     Returns:
@@ -111,6 +114,8 @@ def evaluate(
         AvbenchError: If features are missing, `out` holds another run, or a disk refuses.
         ProtocolError: If the method breaks the protocol.
     """
+    if tensorboard and not find_spec("tensorboard"):
+        raise UsageError("TensorBoard is not installed: pip install 'avbench[tensorboard]'")
     seeds = [int(seed) for seed in seeds]
     if not seeds or len(set(seeds)) != len(seeds) or not all(0 <= s < 2**31 for s in seeds):
         raise UsageError("give different seeds, at least one, between 0 and 2147483647")
@@ -123,13 +128,7 @@ def evaluate(
     resolved = resolve_settings(method_class, name, benchmark.base.name, modality, settings or {})
     torch_device = _device(device)
     preset = preset or benchmark.spec.preset
-    if (
-        preset not in registry.registered("encoders")
-        and not store_folder(benchmark, preset).is_dir()
-    ):
-        raise registry.unknown("preset", preset, list(registry.registered("encoders")))
-    store = FeatureStore.of(benchmark, preset)
-    _check_preset(store, preset)
+    store = _open_store(benchmark, preset)
     coverage = _coverage(benchmark, store, allow_missing)
     variant = benchmark.spec.variant
     config: Config = {
@@ -173,6 +172,7 @@ def evaluate(
                     seed,
                     torch_device,
                     checkpoint_epochs,
+                    out / "tensorboard" / f"seed-{seed}" if tensorboard else None,
                 )
                 unfinished = out / f"unfinished-seed-{seed}"
                 try:
@@ -213,6 +213,7 @@ class Run:
         seed: Source of all randomness.
         device: Where it computes.
         checkpoint_epochs: Every how many epochs a step is kept in the middle; 0 for never.
+        events: Where TensorBoard's files go; None for nowhere.
     """
 
     benchmark: Benchmark
@@ -224,6 +225,7 @@ class Run:
     seed: int
     device: torch.device
     checkpoint_epochs: int = 0
+    events: Path | None = None
 
     def write(self, folder: Path, title: str, report: Report) -> None:
         """Learn and predict step by step, keeping everything in a folder.
@@ -254,13 +256,14 @@ class Run:
         logged = middle["logged"] if middle else done[-1]["logged"] if done else 0
         _keep_lines(log_path, logged)
         report(title, min(logged, total), total)
-        with log_path.open("a", encoding="utf-8") as log_file:
+        with log_path.open("a", encoding="utf-8") as log_file, _events(self.events, logged) as show:
 
             def log(record: dict[str, Any]) -> None:
                 nonlocal logged
                 logged += 1
                 log_file.write(json.dumps(record) + "\n")
                 log_file.flush()
+                show(record, logged)
                 checkpoint.logged = logged
                 report(title, min(logged, total), total)
 
@@ -312,6 +315,26 @@ class Run:
         predicted = _checked(method.predict(clips), len(rows), task.seen_classes)
         clips.close()
         return _table(self.benchmark.manifest, task.step, rows, predicted)
+
+
+@contextmanager
+def _events(folder: Path | None, done: int) -> Iterator[Callable[[dict[str, Any], int], None]]:
+    """Yield what shows a line of the log in TensorBoard, by its number; lines cut off vanish."""
+    if folder is None:
+        yield lambda _record, _number: None
+        return
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    def show(record: dict[str, Any], number: int) -> None:
+        for key, value in record.items():
+            if isinstance(value, int | float):
+                writer.add_scalar(key, value, number)
+
+    writer = SummaryWriter(str(folder), purge_step=done + 1)
+    try:
+        yield show
+    finally:
+        writer.close()
 
 
 def _write_step(
@@ -625,8 +648,12 @@ def _memory(benchmark: Benchmark, name: str, method_class: type[Method], setting
     return capacity
 
 
-def _check_preset(store: FeatureStore, preset: str) -> None:
-    """Refuse features that are not what their place says."""
+def _open_store(benchmark: Benchmark, preset: str) -> FeatureStore:
+    """Open the features of a preset; refuse those that are not what their place says."""
+    known = list(registry.registered("encoders"))
+    if preset not in known and not store_folder(benchmark, preset).is_dir():
+        raise registry.unknown("preset", preset, known)
+    store = FeatureStore.of(benchmark, preset)
     remedy = f"delete {store.folder} and prepare the features again"
     if store.preset_name != preset:
         raise AvbenchError(
@@ -637,6 +664,7 @@ def _check_preset(store: FeatureStore, preset: str) -> None:
             f"{store.folder}: features {store.dim} wide, but {preset} makes"
             f" {store.preset['dim']}: {remedy}"
         )
+    return store
 
 
 def _is_run(folder: Path) -> bool:

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from avbench.evaluation.compare import check_comparable
 from avbench.evaluation.metrics import (
     AccuracyMatrix,
     Floats,
@@ -43,8 +44,9 @@ def plot_accuracy(
         labels: Name of each line; None for those of the results.
 
     Raises:
-        AvbenchError: If the place cannot be written to.
+        AvbenchError: If results are not comparable, or the place cannot be written to.
     """
+    check_comparable(results)
     _plot_steps(results, path, labels, accuracy_per_step, "accuracy on seen classes (%)", (0, 100))
 
 
@@ -71,7 +73,7 @@ def _plot_steps(
     limits: tuple[float, float] | None,
 ) -> None:
     figure, axes = _figure(6.0, 3.8)
-    names = labels or [result.name for result in results]
+    names = labels or [result.label for result in results]
     for number, (result, label) in enumerate(zip(results, names, strict=True)):
         if per_step is forgetting_per_step and result.config["access"] == "joint":
             continue
@@ -146,7 +148,7 @@ def plot_matrix(result: Result, path: Path, *, label: str | None = None) -> None
         AvbenchError: If the place cannot be written to.
     """
     values = np.mean([matrix.accuracy for matrix in result.matrices.values()], axis=0)
-    title = f"{label or result.name} on {result.config['benchmark']}"
+    title = f"{label or result.label} on {result.config['benchmark']}"
     _plot_cells(values, path, title, "test clips of step", "after step", "accuracy (%)")
 
 

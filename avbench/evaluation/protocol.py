@@ -21,9 +21,9 @@ from avbench.evaluation.metrics import AccuracyMatrix, accuracy_per_step
 from avbench.features import store
 from avbench.learning.memory import ExemplarMemory
 from avbench.learning.method import Method, resolve_settings
-from avbench.learning.stream import Clips, Task
+from avbench.learning.stream import _OPEN, Clips, Rows, Task
 from avbench.manifests.benchmark import Benchmark
-from avbench.types import AvbenchError, Modality, Report, UsageError, silent
+from avbench.types import AvbenchError, Modality, Report, Split, UsageError, silent
 
 _DIM, _FRAMES, _CELLS = 16, 2, 2
 
@@ -249,12 +249,17 @@ def _guesses_without_meaning(subject: _Subject) -> None:
 def _reads_what_it_may(subject: _Subject) -> None:
     world, watched = subject.plain, _Watched.over(subject.plain.store)
     manifest = world.benchmark.manifest
-    train = world.store.rows_of([manifest.clip_ids[row] for row in manifest.rows("train")])
+
+    def rows_of(split: Split) -> tuple[Rows, Rows]:
+        rows = manifest.rows(split)
+        in_store = world.store.rows_of([manifest.clip_ids[row] for row in rows])
+        return in_store, manifest.step_of_row[rows]
+
+    (train, step_of), (val, step_of_val) = rows_of("train"), rows_of("val")
     hidden = {"audio": "visual", "visual": "audio"}.get(subject.modality)
 
     def learn(self: Any, task: Task) -> None:
-        allowed = {*task.train._rows, *task.exemplars._rows}
-        step_of = manifest.step_of_row[manifest.rows("train")]
+        allowed = {*_OPEN[task.train].rows, *_OPEN[task.exemplars].rows}
         earlier = {int(row) for row in train[step_of < task.step]} - allowed
         kept = _copied(self, watched, sorted(earlier))
         if kept:
@@ -263,9 +268,9 @@ def _reads_what_it_may(subject: _Subject) -> None:
             )
         watched.rows.clear()
         super(method_class, self).learn(task)
-        val = {*task.val._clips._rows}
+        seen = {*val[step_of_val <= task.step]}
         for kind, rows in watched.rows.items():
-            foreign = rows - allowed - val
+            foreign = rows - allowed - seen
             if foreign:
                 raise BrokenPromiseError(
                     f"at step {task.step + 1} it read {len(foreign)} clips that are neither D_t,"

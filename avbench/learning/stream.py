@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,31 @@ class Batch(NamedTuple):
         )
 
 
+@dataclass(frozen=True)
+class _Access:
+    """What stands behind some clips handed to a method.
+
+    Attributes:
+        store: Where features lie.
+        rows: Rows of the store; in class order, so they must not be seen.
+        modality: Which features may be read.
+        device: Where batches go.
+    """
+
+    store: FeatureStore
+    rows: Rows
+    modality: Modality
+    device: torch.device
+
+
+# Kept apart from what a method holds, so that no attribute or closure of it leads to features it
+# may not read, to labels or to the memory; what is not here is closed.
+_OPEN: WeakKeyDictionary[Clips, _Access] = WeakKeyDictionary()
+_VALIDATION: WeakKeyDictionary[Validation, tuple[_Access, Rows]] = WeakKeyDictionary()
+# With the labels of D_t, which a method could change in its own copy. By `Task.train`.
+_MEMORY: WeakKeyDictionary[Clips, tuple[ExemplarMemory, Rows]] = WeakKeyDictionary()
+
+
 class Clips:
     """Some clips of a feature store, without labels: all that prediction may look at.
 
@@ -61,23 +87,20 @@ class Clips:
     def __init__(
         self, store: FeatureStore, rows: Rows, modality: Modality, device: torch.device
     ) -> None:
-        self._store = store
-        self._rows = rows
-        self._modality = modality
-        self._device = device
-        self._open = True
+        self._count = len(rows)
+        _OPEN[self] = _Access(store, rows, modality, device)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._count
 
     def close(self) -> None:
-        """End access: the step these clips belong to is over."""
-        self._open = False
+        """End access: what these clips were handed out for is over."""
+        _OPEN.pop(self, None)
 
     @property
     def is_open(self) -> bool:
         """Whether the clips may be read."""
-        return self._open
+        return self in _OPEN
 
     def features(self, positions: Rows) -> tuple[Tensor | None, Tensor | None]:
         """Read features.
@@ -89,20 +112,28 @@ class Clips:
             Audio (n, d) and visual (n, L * S, d), float32; None where the modality excludes it.
 
         Raises:
-            ProtocolError: If the step these clips belong to is over.
+            ProtocolError: If what these clips were handed out for is over.
         """
-        if not self._open:
-            raise ProtocolError(
-                "a method read clips of an earlier step: keep exemplars with task.remember"
-            )
-        rows = self._rows[positions]
-        audio = self._tensor(self._store.audio(rows)) if self._modality != "visual" else None
-        visual = self._tensor(self._store.visual(rows)) if self._modality != "audio" else None
-        return audio, visual
+        access = _opened(self)
+        rows, modality = access.rows[positions], access.modality
+        audio = access.store.audio(rows) if modality != "visual" else None
+        visual = access.store.visual(rows) if modality != "audio" else None
+        return _tensor(audio, access.device), _tensor(visual, access.device)
 
-    def _tensor(self, values: npt.NDArray[np.float16]) -> Tensor:
-        # Cast after the transfer: half precision is half the bytes.
-        return torch.from_numpy(values).to(self._device).float()
+
+def _opened(clips: Clips) -> _Access:
+    access = _OPEN.get(clips)
+    if access is None:
+        raise ProtocolError(
+            "a method read clips of an earlier step, or ones it was only to predict:"
+            " keep exemplars with task.remember"
+        )
+    return access
+
+
+def _tensor(values: npt.NDArray[np.float16] | None, device: torch.device) -> Tensor | None:
+    # Cast after the transfer: half precision is half the bytes.
+    return None if values is None else torch.from_numpy(values).to(device).float()
 
 
 class LabelledClips(Clips):
@@ -138,25 +169,38 @@ class LabelledClips(Clips):
         Raises:
             ProtocolError: If the step these clips belong to is over.
         """
+        device = _opened(self).device
         audio, visual = self.features(positions)
-        labels = torch.from_numpy(self.labels[positions]).to(self._device)
+        labels = torch.from_numpy(self.labels[positions]).to(device)
         return Batch(audio, visual, labels, current=len(positions))
 
 
 class Validation:
     """Validation clips: good for choosing between states of a model, not for training.
 
+    Their features can be read while accuracy is measured, their labels never.
+
     Args:
-        clips: The clips.
-        labels: Class index of each.
+        store: Where features lie.
+        rows: Rows of the store.
+        labels: Class index of every row.
+        modality: Which features may be read.
+        device: Where batches go.
     """
 
-    def __init__(self, clips: Clips, labels: Rows) -> None:
-        self._clips = clips
-        self._labels = labels
+    def __init__(
+        self,
+        store: FeatureStore,
+        rows: Rows,
+        labels: Rows,
+        modality: Modality,
+        device: torch.device,
+    ) -> None:
+        self._count = len(rows)
+        _VALIDATION[self] = (_Access(store, rows, modality, device), labels)
 
     def __len__(self) -> int:
-        return len(self._clips)
+        return self._count
 
     def accuracy(self, predict: Callable[[Clips], Rows], *, from_class: int = 0) -> float:
         """Return the share of clips that `predict` gets right; NaN without clips.
@@ -168,19 +212,26 @@ class Validation:
         Raises:
             ProtocolError: If `predict` does not return one class a clip, or the step is over.
         """
+        if self not in _VALIDATION:
+            raise ProtocolError("a method measured accuracy on clips of an earlier step")
         if len(self) == 0:
             return float("nan")
-        predicted = np.asarray(predict(self._clips))
-        if predicted.shape != self._labels.shape:
+        access, labels = _VALIDATION[self]
+        clips = Clips(access.store, access.rows, access.modality, access.device)
+        try:
+            predicted = np.asarray(predict(clips))
+        finally:
+            clips.close()
+        if predicted.shape != labels.shape:
             raise ProtocolError(f"predict must return {len(self)} classes, not {predicted.shape}")
-        counted = self._labels >= from_class
+        counted = labels >= from_class
         if not counted.any():
             return float("nan")
-        return float((predicted == self._labels)[counted].mean())
+        return float((predicted == labels)[counted].mean())
 
     def close(self) -> None:
         """End access: the step is over."""
-        self._clips.close()
+        _VALIDATION.pop(self, None)
 
 
 @dataclass(frozen=True)
@@ -194,6 +245,7 @@ class Task:
             declared joint access).
         val: Validation clips of all classes seen so far, to measure accuracy on.
         exemplars: What the memory held when the step began, as labelled clips.
+        places: How many exemplars of each class the memory may hold at the end of this step.
     """
 
     step: int
@@ -201,7 +253,7 @@ class Task:
     train: LabelledClips
     val: Validation
     exemplars: LabelledClips
-    _memory: ExemplarMemory | None
+    places: int
 
     @property
     def seen_classes(self) -> int:
@@ -213,11 +265,6 @@ class Task:
         """Number of classes of earlier steps."""
         return sum(self.classes_per_step[:-1])
 
-    @property
-    def places(self) -> int:
-        """How many exemplars of each class the memory may hold at the end of this step."""
-        return 0 if self._memory is None else self._memory.places(self.seen_classes)
-
     def remember(self, select: Select) -> None:
         """Keep exemplars of this step's classes for the steps to come.
 
@@ -228,20 +275,22 @@ class Task:
             ProtocolError: If the method did not declare `uses_memory`, calls it twice in a step,
                 chooses more clips than there are places, or foreign ones.
         """
-        if self._memory is None:
+        if not self.train.is_open:
+            raise ProtocolError(f"step {self.step + 1} is over: exemplars may be kept once a step")
+        if self.train not in _MEMORY:
             raise ProtocolError("a method kept exemplars: let it declare uses_memory = True")
-        if not self.train.is_open or self._memory.holds(self.old_classes):
+        memory, labels = _MEMORY[self.train]
+        if memory.holds(self.old_classes):
             raise ProtocolError(f"step {self.step + 1}: exemplars may be kept once a step")
-        new = range(self.old_classes, self.seen_classes)
-        places = self._memory.make_room(self.seen_classes)
-        for index in new:
-            positions = np.flatnonzero(self.train.labels == index).tolist()
+        places = memory.make_room(self.seen_classes)
+        for index in range(self.old_classes, self.seen_classes):
+            positions = np.flatnonzero(labels == index).tolist()
             chosen = [int(position) for position in select(positions, places)]
             if len(chosen) > places or not set(chosen) <= set(positions):
                 raise ProtocolError(
                     f"at most {places} of its own clips may be kept of class {index}"
                 )
-            self._memory.keep(index, self.train._rows[chosen].tolist())
+            memory.keep(index, _opened(self.train).rows[chosen].tolist())
 
 
 class MemoryUse(NamedTuple):
@@ -306,12 +355,14 @@ class TaskStream:
                 step=step,
                 classes_per_step=self._manifest.classes_per_step[: step + 1],
                 train=self._labelled(self._rows("train", step, only=not self._joint)),
-                val=Validation(*self._val(step)),
+                val=self._val(step),
                 exemplars=self._labelled(np.asarray(kept, dtype=np.int64)),
-                _memory=self._memory,
+                places=self._places(step),
             )
             if len(task.train) == 0:
                 raise AvbenchError(f"step {step + 1} has no train clip with features: prepare them")
+            if self._memory is not None:
+                _MEMORY[task.train] = (self._memory, task.train.labels.copy())
             yield task
             task.train.close()
             task.val.close()
@@ -353,9 +404,14 @@ class TaskStream:
         rows = _scattered(self._select("test", step))
         return self._unlabelled(rows), rows
 
-    def _val(self, step: int) -> tuple[Clips, Rows]:
+    def _places(self, step: int) -> int:
+        seen = sum(self._manifest.classes_per_step[: step + 1])
+        return 0 if self._memory is None else self._memory.places(seen)
+
+    def _val(self, step: int) -> Validation:
         rows = _scattered(self._select("val", step))
-        return self._unlabelled(rows), self._manifest.class_indices[rows]
+        labels = self._manifest.class_indices[rows]
+        return Validation(self._store, self._store_row[rows], labels, self._modality, self._device)
 
     def _unlabelled(self, rows: Rows) -> Clips:
         return Clips(self._store, self._store_row[rows], self._modality, self._device)

@@ -11,9 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from avbench.evaluation import predictions
-from avbench.evaluation.compare import compare, differences
+from avbench.evaluation.compare import compare, differences, obstacles
 from avbench.evaluation.evaluator import evaluate
 from avbench.evaluation.metrics import METRICS, mean_accuracy
+from avbench.evaluation.plots import plot_accuracy
+from avbench.evaluation.result import Result
 from avbench.evaluation.statistics import Outcomes, bootstrap, percentile_interval, t_interval
 from avbench.types import AvbenchError
 
@@ -214,3 +216,18 @@ def test_numbers_must_follow_from_predictions(runs, tmp_path):
     path.unlink()
     with pytest.raises(AvbenchError, match="no predictions"):
         compare(a, b)
+
+
+def test_results_that_differ_in_what_they_did_share_no_table(runs, tmp_path):
+    a, b = (Result.read(run / "result.json") for run in runs)
+    assert obstacles(a, b) == []
+    other = a.model_copy(update={"config": a.config | {"fingerprint": "f" * 64}})
+    (reason,) = obstacles(b, other)
+    assert reason.startswith("fingerprint (")
+    with pytest.raises(AvbenchError, match="differ in fingerprint"):
+        plot_accuracy([a, b, other], tmp_path / "plot.png")
+    assert not (tmp_path / "plot.png").exists()
+    partial = a.model_copy(update={"coverage": a.coverage | {"test": 0.5}})
+    assert partial.partial
+    assert "partial" in partial.label
+    assert "partial" not in a.label

@@ -513,3 +513,20 @@ def test_avcil_without_its_parts_is_ssil_to_the_last_bit(benchmark, tmp_path):
 
     assert read("avcil-3") == read("ssil-0")
     assert read("avcil-0") != read("ssil-0")
+
+
+def test_tensorboard_shows_the_log(benchmark, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = tmp_path / "run"
+    evaluate(benchmark, "finetune", seeds=[0], out=out, settings=QUICK, tensorboard=True)
+    events = EventAccumulator(str(out / "tensorboard" / "seed-0"))
+    events.Reload()
+    lines = (out / "seed-0" / "log.jsonl").read_text().splitlines()
+    logged = [json.loads(line) for line in lines]
+    shown = events.Scalars("loss")
+    assert [event.step for event in shown] == list(range(1, 61))
+    assert [e.value for e in shown] == pytest.approx([line["loss"] for line in logged])
+    monkeypatch.setattr("avbench.evaluation.evaluator.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"pip install 'avbench\[tensorboard\]'"):
+        evaluate(benchmark, "finetune", seeds=[0], out=tmp_path / "x", tensorboard=True)

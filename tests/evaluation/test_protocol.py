@@ -8,6 +8,7 @@ import torch
 from avbench import registry
 from avbench.evaluation import protocol
 from avbench.evaluation.protocol import CHECKS, check_method
+from avbench.learning import stream
 from avbench.types import UsageError
 from reference_methods.finetune import FineTuning
 from reference_methods.ssil import SSIL
@@ -43,7 +44,8 @@ class LearnsNothing(Honest):
 class ReadsPrivateParts(Honest):
     def learn(self, task):
         super().learn(task)
-        task.train._store.audio(task.train._rows.max() + 1)
+        access = stream._OPEN[task.train]
+        access.store.audio(access.rows.max() + 1)
 
 
 class ReadsWhatItSaysItDoesNot(Honest):
@@ -51,7 +53,8 @@ class ReadsWhatItSaysItDoesNot(Honest):
 
     def learn(self, task):
         super().learn(task)
-        task.train._store.visual(task.train._rows)
+        access = stream._OPEN[task.train]
+        access.store.visual(access.rows)
 
 
 class Hoards(Honest):
@@ -132,7 +135,7 @@ def test_knowing_test_labels_is_caught(monkeypatch):
     class Knows(Honest):
         def predict(self, clips):
             manifest = made_last["manifest"]
-            ids = [made_last["ids"][row] for row in clips._rows]
+            ids = [made_last["ids"][row] for row in stream._OPEN[clips].rows]
             index_of = dict(zip(manifest.clip_ids, manifest.class_indices, strict=True))
             return torch.tensor([index_of[i] for i in ids]).numpy()
 

@@ -18,7 +18,7 @@ from avbench.learning.gradient import GradientSettings, shuffled
 from avbench.learning.memory import ExemplarMemory
 from avbench.learning.method import Setup, resolve_settings
 from avbench.learning.network import AudioVisualNet
-from avbench.learning.stream import TaskStream
+from avbench.learning.stream import _VALIDATION, TaskStream
 from avbench.types import AvbenchError, UsageError
 from reference_methods.afc import AFCNME
 from reference_methods.avcil import AVCIL, AVCILSettings
@@ -319,7 +319,7 @@ def test_the_epoch_kept_may_be_chosen_on_new_classes_or_be_the_last(tasks):
             return np.array([c if c < 2 else 0 for c in labels])
 
     task = next(stream)
-    labels = task.val._labels
+    _, labels = _VALIDATION[task.val]
     method = Watched(GradientSettings(epochs=1, batch_size=8, selection="best_val_new"), setup())
     assert method.validate(task) == 0.0
     method = Watched(GradientSettings(epochs=1, batch_size=8), setup())

@@ -9,7 +9,7 @@ import torch
 from avbench.learning.herding import class_mean, herd, nearest
 from avbench.learning.memory import ExemplarMemory
 from avbench.learning.method import Setup
-from avbench.learning.stream import TaskStream
+from avbench.learning.stream import _MEMORY, _OPEN, TaskStream
 from reference_methods.icarl import ICaRLFC, ICaRLNME, ICaRLSettings
 from reference_methods.ssil import SSIL
 
@@ -68,8 +68,8 @@ def test_exemplars_are_herded_by_the_best_network(stream):
     for index in (0, 1):
         positions = np.flatnonzero(task.train.labels == index)
         features = method.features(task.train, positions).numpy()
-        expected = task.train._rows[positions[herd(features, 6)]].tolist()
-        assert task._memory.by_class[index] == expected
+        expected = _OPEN[task.train].rows[positions[herd(features, 6)]].tolist()
+        assert _MEMORY[task.train][0].by_class[index] == expected
     assert len(next(tasks).exemplars) == 12
 
 
@@ -81,9 +81,11 @@ def test_class_means_are_of_the_exemplars_kept(stream):
         task = next(tasks)
         assert task.places == 13 // task.seen_classes
         method.learn(task)
-        for index, rows in task._memory.by_class.items():
+        for index, rows in _MEMORY[task.train][0].by_class.items():
             clips = task.exemplars if index < task.old_classes else task.train
-            features = method.features(clips, np.array([list(clips._rows).index(r) for r in rows]))
+            features = method.features(
+                clips, np.array([list(_OPEN[clips].rows).index(r) for r in rows])
+            )
             mean = class_mean(features, task.places)
             torch.testing.assert_close(method.means[index], mean)
             assert mean.norm() > 0.5
@@ -99,7 +101,7 @@ def test_choices_that_the_papers_make(stream):
     method = made(ICaRLNME, **settings)
     task = next(tasks)
     method.learn(task)
-    for rows in task._memory.by_class.values():
+    for rows in _MEMORY[task.train][0].by_class.values():
         assert len(set(rows)) == len(rows) == 12
     torch.testing.assert_close(method.means.norm(dim=1), torch.ones(2))
     assert ICaRLSettings().herding_replacement

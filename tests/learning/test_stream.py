@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import types
+
 import numpy as np
 import pytest
 import torch
 
+from avbench.features.store import FeatureStore
 from avbench.learning.memory import ExemplarMemory
-from avbench.learning.stream import ProtocolError, TaskStream
+from avbench.learning.stream import _MEMORY, _OPEN, _VALIDATION, ProtocolError, TaskStream
+from avbench.manifests.manifest import Manifest
 
 CPU = torch.device("cpu")
 
@@ -58,9 +64,9 @@ def test_features_and_labels_belong_together(tiny, with_features, stream):
     for task in tasks:
         positions = np.array([3, 0, 3])
         batch = task.train.batch(positions)
-        np.testing.assert_array_equal(batch.audio, store.audio(task.train._rows[positions]))
-        np.testing.assert_array_equal(batch.visual, store.visual(task.train._rows[positions]))
-        classes = [int(store.clip_ids[row][1]) for row in task.train._rows[positions]]
+        np.testing.assert_array_equal(batch.audio, store.audio(_OPEN[task.train].rows[positions]))
+        np.testing.assert_array_equal(batch.visual, store.visual(_OPEN[task.train].rows[positions]))
+        classes = [int(store.clip_ids[row][1]) for row in _OPEN[task.train].rows[positions]]
         assert batch.labels.tolist() == classes
         assert batch.audio.dtype == torch.float32
 
@@ -68,11 +74,11 @@ def test_features_and_labels_belong_together(tiny, with_features, stream):
 def test_exemplars_are_what_was_kept(stream):
     kept: list[int] = []
     for task in stream(memory=13):
-        assert task.exemplars._rows.tolist() == kept
+        assert _OPEN[task.exemplars].rows.tolist() == kept
         task.remember(first)
         per_class = 13 // task.seen_classes
         own = [
-            task.train._rows[task.train.labels == c][:per_class]
+            _OPEN[task.train].rows[task.train.labels == c][:per_class]
             for c in sorted(set(task.train.labels))
         ]
         kept = (
@@ -177,7 +183,7 @@ def test_exemplars_are_kept_once_a_step(stream):
     task.remember(first)
     with pytest.raises(ProtocolError, match="once a step"):
         task.remember(first)
-    assert len(task._memory) == 12
+    assert len(_MEMORY[task.train][0]) == 12
 
 
 def test_a_step_without_any_clip_is_told(stream):
@@ -186,3 +192,80 @@ def test_a_step_without_any_clip_is_told(stream):
 
     with pytest.raises(Exception, match="step 2 has no train clip"):
         list(stream(keep=keep))
+
+
+def reached(*roots):
+    """Yield everything that attributes, closures and containers lead to from what is handed out."""
+    seen, todo = set(), list(roots)
+    while todo:
+        thing = todo.pop()
+        if id(thing) in seen or isinstance(thing, type | types.ModuleType):
+            continue
+        seen.add(id(thing))
+        yield thing
+        if isinstance(thing, types.FunctionType):  # but not the globals of its module
+            todo += [thing.__closure__, thing.__defaults__]
+        else:
+            todo += gc.get_referents(thing)
+
+
+def test_nothing_handed_out_leads_to_what_is_hidden(stream):
+    tasks = stream()
+    for task in tasks:
+        task.remember(first)
+        clips, rows = tasks.test(task.step)
+        labels = [_VALIDATION[task.val][1], tasks._manifest.class_indices[rows]]
+        hidden = [rows, tasks._store_row[rows], _OPEN[clips].rows, _OPEN[task.train].rows, *labels]
+        assert any(thing is task.train.labels for thing in reached(task, clips))
+        for thing in reached(task, clips, task.val.accuracy, task.remember):
+            assert not isinstance(thing, FeatureStore | Manifest | ExemplarMemory | TaskStream)
+            if isinstance(thing, np.ndarray):
+                assert not any(np.array_equal(thing, secret) for secret in hidden)
+        # A copy opens nothing.
+        with pytest.raises(ProtocolError):
+            copy.deepcopy(clips).features(np.array([0]))
+
+
+def test_a_closed_step_cannot_be_opened_again(stream):
+    tasks = iter(stream())
+    earlier = next(tasks)
+    next(tasks)
+    earlier.train._open = True
+    with pytest.raises(ProtocolError, match="earlier step"):
+        earlier.train.batch(np.array([0]))
+    with pytest.raises(AttributeError):
+        earlier.train.is_open = True
+
+
+def test_validation_clips_are_open_while_they_measure(stream):
+    task = next(iter(stream()))
+    kept = []
+
+    def predict(clips):
+        kept.append(clips)
+        clips.features(np.arange(len(clips)))
+        return np.zeros(len(clips), dtype=int)
+
+    assert task.val.accuracy(predict) == 0.5
+    with pytest.raises(ProtocolError, match="only to predict"):
+        kept[0].features(np.array([0]))
+
+
+def test_changed_labels_do_not_change_what_may_be_remembered(stream):
+    task = next(iter(stream()))
+    true = task.train.labels.copy()
+    task.train.labels.setflags(write=True)
+    task.train.labels[:] = 0
+    task.remember(first)
+    kept = _MEMORY[task.train][0].by_class
+    for index in (0, 1):
+        assert kept[index] == _OPEN[task.train].rows[true == index][:6].tolist()
+
+
+def test_more_places_cannot_be_had(stream):
+    task = next(iter(stream()))
+    with pytest.raises(AttributeError):
+        task.places = 1000
+    object.__setattr__(task, "places", 1000)
+    with pytest.raises(ProtocolError, match="at most 6"):
+        task.remember(lambda positions, places: positions[: places + 1])
