@@ -60,6 +60,8 @@ def test_help_of_every_command_has_an_example(avbench):
         ["new-method"],
         ["demo"],
         ["compare"],
+        ["report"],
+        ["attention"],
         ["score"],
         ["splits"],
         *(["splits", c] for c in ("build", "verify", "audit", "show")),
