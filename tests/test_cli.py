@@ -63,6 +63,8 @@ def test_help_of_every_command_has_an_example(avbench):
         ["new-method"],
         ["demo"],
         ["compare"],
+        ["report"],
+        ["attention"],
         ["score"],
         ["splits"],
         ["submit"],
