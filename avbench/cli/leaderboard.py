@@ -165,6 +165,8 @@ def submit(
         return
     if benchmark is not None:
         raise UsageError("--benchmark goes with --init: the metadata file names it")
+    if output is not None and output.exists():
+        raise UsageError(f"--output {output}: something is there already: give another name")
     candidate = _candidate(source, predictions, metadata)
     if output is None:
         place = submitting.add(candidate, boards)

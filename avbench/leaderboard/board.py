@@ -109,6 +109,18 @@ def evidence_path(boards: Path, benchmark: str, name: str) -> Path:
     return boards / "predictions" / benchmark / f"{name}.parquet"
 
 
+def check_places(boards: Path, benchmark: str) -> None:
+    """Refuse boards of which a part lies elsewhere by a link: it could lead anywhere.
+
+    Raises:
+        AvbenchError: If one does.
+    """
+    root = boards.resolve()
+    for place in (Path(f"{benchmark}.json"), Path("predictions"), Path("predictions", benchmark)):
+        if (root / place).resolve() != root / place:
+            raise AvbenchError(f"{boards / place}: is a link: put what it leads to there itself")
+
+
 def schema() -> dict[str, Any]:
     """Return the JSON schema of the boards' files."""
     return Board.model_json_schema()

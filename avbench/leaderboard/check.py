@@ -12,8 +12,8 @@ from typing import Any
 
 from avbench.evaluation.score import Score
 from avbench.leaderboard import evidence
-from avbench.leaderboard.board import Board, evidence_path
-from avbench.leaderboard.entry import Verified
+from avbench.leaderboard.board import Board, check_places, evidence_path
+from avbench.leaderboard.entry import Submission, Verified
 from avbench.leaderboard.render import render
 from avbench.manifests.benchmark import Benchmark
 from avbench.manifests.spec import shipped_names
@@ -92,8 +92,15 @@ def check_pages(boards: Path) -> list[Problem]:
     return [
         Problem(str(boards / name), "does not show these boards: run avbench leaderboard render")
         for name, text in render(boards).items()
-        if (boards / name).exists() and (boards / name).read_text(encoding="utf-8") != text
+        if (boards / name).exists() and _content(boards / name) != text.encode()
     ]
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def kept(entry: Verified, boards: Path, layout: evidence.Layout) -> Score:
@@ -124,12 +131,33 @@ def layout_of(benchmark: str) -> evidence.Layout:
     return evidence.Layout(Benchmark.load(benchmark))
 
 
+def broken_rule(said: Submission, score: Score) -> str:
+    """Say which rule an entry breaks, whoever made it and however; nothing if it keeps them.
+
+    Args:
+        said: What is said about it.
+        score: Its predictions, measured.
+    """
+    benchmark = layout_of(said.benchmark).benchmark
+    if said.fingerprint != benchmark.manifest.fingerprint:
+        return f"made with another version of the manifest of {benchmark.name}: run it again"
+    if said.exemplars > benchmark.spec.memory:
+        return (
+            f"made with {said.exemplars} exemplars, but {benchmark.name} allows"
+            f" {benchmark.spec.memory}: run it again with fewer"
+        )
+    if (score.outcomes.correct == (score.predicted >= 0)).all():
+        return "every prediction is right: these are the labels"
+    return ""
+
+
 def _of_file(path: Path, board: Board) -> Iterable[Problem]:
     """Check what can be seen without computing anything."""
     if board.benchmark != path.stem:
         raise AvbenchError(f"{path}: is of {board.benchmark}: rename it")
+    check_places(path.parent, board.benchmark)
     fingerprint = layout_of(board.benchmark).benchmark.manifest.fingerprint
-    if path.read_text(encoding="utf-8") != board.to_text():
+    if path.read_bytes() != board.to_text().encode():
         yield Problem(str(path), "is not written as avbench writes it: was it edited by hand?")
     expected = set()
     for entry in board.entries:
@@ -175,6 +203,7 @@ def _verify(entries: Sequence[Verified], boards: Path) -> list[tuple[str, list[s
             again = Verified.of(entry, score, entry.predictions)
             differ = [k for k in Verified.model_fields if getattr(again, k) != getattr(entry, k)]
             message = f"{', '.join(differ)} of the board do not follow from it" if differ else ""
+            message = message or broken_rule(entry, score)
             found.append((message, evidence.digests(score)))
         except AvbenchError as error:
             found.append((str(error), []))

@@ -24,8 +24,8 @@ from avbench.evaluation.result import Result
 from avbench.evaluation.score import PredictionsError, Score
 from avbench.evaluation.score import score as measure
 from avbench.leaderboard import evidence
-from avbench.leaderboard.board import Board, evidence_path
-from avbench.leaderboard.check import kept, layout_of
+from avbench.leaderboard.board import Board, check_places, evidence_path
+from avbench.leaderboard.check import broken_rule, kept, layout_of
 from avbench.leaderboard.entry import Submission, Verified, reason
 from avbench.leaderboard.ranking import Place, places
 from avbench.manifests.benchmark import Benchmark
@@ -73,21 +73,8 @@ class Candidate:
             AvbenchError: If it is of another manifest, keeps more exemplars than allowed, or its
                 predictions cannot be predictions.
         """
-        benchmark = layout_of(submission.benchmark).benchmark
-        if submission.fingerprint != benchmark.manifest.fingerprint:
-            raise AvbenchError(
-                f"{submission.name}: made with another version of the manifest of"
-                f" {benchmark.name}: run it again"
-            )
-        if submission.exemplars > benchmark.spec.memory:
-            raise AvbenchError(
-                f"{submission.name}: made with {submission.exemplars} exemplars, but"
-                f" {benchmark.name} allows {benchmark.spec.memory}: run it again with fewer"
-            )
-        if (score.outcomes.correct == (score.predicted >= 0)).all():
-            raise AvbenchError(
-                f"{submission.name}: every prediction is right: these are the labels"
-            )
+        if rule := broken_rule(submission, score):
+            raise AvbenchError(f"{submission.name}: {rule}")
         sha256 = hashlib.sha256(data).hexdigest()
         entry = Verified.of(submission, score, sha256)
         return cls(submission, entry, data, evidence.digests(score))
@@ -290,6 +277,7 @@ def add(candidate: Candidate, boards: Path) -> Place:
     entry = candidate.entry
     path = boards / f"{entry.benchmark}.json"
     refuse_installed(boards)
+    check_places(boards, entry.benchmark)
     Board.read(path)
     with alone(boards, "changing these leaderboards", wait=True):
         board, place = consider(candidate, boards)

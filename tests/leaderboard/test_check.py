@@ -83,6 +83,33 @@ def test_files_too_many_and_edits_by_hand_are_found(path, boards):
     assert messages(path) == ["is not written as avbench writes it: was it edited by hand?"]
 
 
+def test_entries_made_by_hand_must_keep_the_rules_too(path):
+    board = Board.read(path)
+    greedy = board.entries[0].model_copy(update={"exemplars": 61})
+    Board(benchmark="toy-ci", entries=(greedy, *board.entries[1:])).write(path)
+    (message,) = messages(path)
+    assert "made with 61 exemplars, but toy-ci allows 60" in message
+
+
+def test_other_line_ends_are_an_edit(path, boards):
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert messages(path) == ["is not written as avbench writes it: was it edited by hand?"]
+    (boards / "README.md").write_bytes(b"\xff")
+    (boards / "index.html").mkdir()
+    assert len(check_pages(boards)) == 2
+
+
+def test_links_lead_nowhere(path, boards, candidate, tmp_path):
+    folder = boards / "predictions" / "toy-ci"
+    folder.rename(tmp_path / "outside")
+    folder.symlink_to(tmp_path / "outside")
+    (message,) = messages(path)
+    assert "is a link" in message
+    with pytest.raises(AvbenchError, match="toy-ci: is a link"):
+        add(candidate(name="third", rng=2), boards)
+    assert not (tmp_path / "outside" / "third.parquet").exists()
+
+
 def test_a_copy_under_a_new_name_is_found(path, boards):
     board = Board.read(path)
     copy = board.entries[0].model_copy(update={"name": "copy", "method": "Better"})
