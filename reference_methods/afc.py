@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -68,17 +69,16 @@ class AFCLSC(HerdedReplay):
         loss = nca(out.logits, batch.labels, _lsc(self.network).scale, margin)
         if task.step == 0:
             return loss
-        old, weights = self.importance(batch)
+        old, importance = self.importance(batch)
         growth = math.sqrt(task.seen_classes / task.classes_per_step[-1])
         weight: float = self.settings.lambda_disc * growth
-        return loss + weight * discrepancy(out.stages, old, weights)
+        return loss + weight * discrepancy(out.stages, old, shares(importance))
 
-    def importance(self, batch: Batch) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Return the teacher's features and how much each of a clip's matters to its loss.
+    def importance(self, batch: Batch) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the teacher's features, and how much each of a clip's matters to its loss.
 
         Returns:
-            Features (B, d), and weights (B,) that add up to 1 over the features: of one
-            modality there is one, so all are 1.
+            F features, each (B, d), and the norms of the loss's gradients, (F, B).
         """
         teacher = self.teacher
         assert teacher is not None
@@ -93,8 +93,7 @@ class AFCLSC(HerdedReplay):
             loss = nca(out.logits, batch.labels, _lsc(teacher).scale, self.settings.margin)
             gradients = torch.autograd.grad(loss, out.stages)
         norms = torch.stack([gradient.norm(dim=1) for gradient in gradients])
-        weights = norms / norms.sum(dim=0).clamp_min(torch.finfo(norms.dtype).tiny)
-        return tuple(stage.detach() for stage in out.stages), tuple(weights)
+        return tuple(stage.detach() for stage in out.stages), norms
 
     @torch.no_grad()
     def imprint(self, task: Task) -> None:
@@ -123,15 +122,21 @@ def _lsc(network: AudioVisualNet) -> LocalSimilarityClassifier:
     return network.classifier
 
 
-def discrepancy(
-    new: tuple[Tensor, ...], old: tuple[Tensor, ...], weights: tuple[Tensor, ...]
-) -> Tensor:
+def shares(importance: Tensor) -> Tensor:
+    """Return importance, (F, B), as weights that add up to 1 over a clip's features.
+
+    Of one modality there is one feature, so all weights are 1; where none matters, all are 0.
+    """
+    return importance / importance.sum(dim=0).clamp_min(torch.finfo(importance.dtype).tiny)
+
+
+def discrepancy(new: Sequence[Tensor], old: Sequence[Tensor], weights: Tensor) -> Tensor:
     """Importance-weighted distance of L2-normalised features of AFC.
 
     Args:
-        new: The student's features, each (B, d).
+        new: The student's F features, each (B, d).
         old: The teacher's.
-        weights: Importance of each for every clip, (B,).
+        weights: Of each for every clip, (F, B).
 
     Returns:
         The mean over clips, summed over features.

@@ -39,11 +39,11 @@ class AVCILSettings(PairedSettings):
         lambda_instance: Weight of I-AVSS (Eq. 8).
         lambda_class: Weight of C-AVSS (Eq. 8).
         lambda_vad: Balance of spatial against temporal attention distillation (Eq. 11).
+        symmetric: Whether I-AVSS also asks each sight for its own sound; the mean of both.
         i_avss: Whether I-AVSS takes part; this and the next two are the switches of Table 3.
         c_avss: Whether C-AVSS takes part.
         vad: Whether VAD takes part.
         kl_direction: "paper" takes KL(new || old) in Eq. 9, 10 and 13.
-        distillation_temperature: Of the task-wise distillation; Eq. 13 has none, which is 1.
         class_contrast: Variant of C-AVSS, see `class_similarity`.
         vad_reduction: "paper" averages over frames and channels (Eq. 9 and 10).
     """
@@ -55,15 +55,14 @@ class AVCILSettings(PairedSettings):
     i_avss: bool = True
     c_avss: bool = True
     vad: bool = True
-    kl_direction: Variant = "official"
-    distillation_temperature: float = 2.0
+    symmetric: bool = False
     class_contrast: Contrast = "official"
     vad_reduction: Variant = "official"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check(
-            positive=("temperature", "distillation_temperature"),
+            positive=("temperature",),
             finite=("lambda_instance", "lambda_class", "lambda_vad"),
         )
 
@@ -95,7 +94,7 @@ class AVCIL(PairedReplay):
             direction=s.kl_direction,
         )
         if s.i_avss:
-            similarity = instance_similarity(out.audio, out.visual, s.temperature)
+            similarity = instance_similarity(out.audio, out.visual, s.temperature, s.symmetric)
             loss = loss + s.lambda_instance * similarity
         if s.c_avss:
             similarity = class_similarity(
@@ -116,16 +115,22 @@ class AVCIL(PairedReplay):
         return s.lambda_vad * spatial + (1 - s.lambda_vad) * temporal
 
 
-def instance_similarity(audio: Tensor, visual: Tensor, temperature: float) -> Tensor:
+def instance_similarity(
+    audio: Tensor, visual: Tensor, temperature: float, symmetric: bool = False
+) -> Tensor:
     """I-AVSS (Eq. 6): each clip's sound should be most similar to its own sight.
 
     Args:
         audio: L2-normalised, (N, d).
         visual: L2-normalised, (N, d).
         temperature: tau.
+        symmetric: Whether each sight should also be most similar to its own sound; the mean of
+            both directions.
     """
     similarity = audio @ visual.T / temperature
-    return F.cross_entropy(similarity, torch.arange(len(audio), device=audio.device))
+    own = torch.arange(len(audio), device=audio.device)
+    loss = F.cross_entropy(similarity, own)
+    return (loss + F.cross_entropy(similarity.T, own)) / 2 if symmetric else loss
 
 
 def class_similarity(

@@ -2,7 +2,7 @@
 
 Classification and distillation on new clips and herded exemplars together (their Algorithm 3),
 herding (Algorithm 4), and prediction by the nearest mean of exemplars (Algorithm 1) or by the
-classifier (iCaRL-FC). The AV-CIL authors' code, which this follows, classifies by softmax where
+classifier (iCaRL-FC). The AV-CIL authors' code, which is the default, classifies by softmax where
 iCaRL does by sigmoids, and applies the sigmoid twice to the student's old scores.
 """
 
@@ -27,9 +27,11 @@ class ICaRLSettings(HerdedSettings):
     """Settings of iCaRL.
 
     Attributes:
+        icarl_classify: "sigmoid" learns the new classes as iCaRL's paper does, each for itself.
         icarl_distill: "single_sigmoid" distils as iCaRL's paper does, with one sigmoid.
     """
 
+    icarl_classify: Literal["softmax", "sigmoid"] = "softmax"
     icarl_distill: Distillation = "official"
 
 
@@ -40,9 +42,12 @@ class ICaRLFC(HerdedReplay):
     recipes: ClassVar[Path | None] = Path(__file__).with_name("recipes.toml")
 
     def loss(self, batch: Batch, task: Task) -> Tensor:
-        """Return cross-entropy over all seen classes plus distillation of the old ones."""
+        """Return classification plus distillation of the old classes."""
         logits = self.network(batch.audio, batch.visual).logits
-        loss = F.cross_entropy(logits, batch.labels)
+        if self.settings.icarl_classify == "sigmoid":
+            loss = sigmoid_classification(logits, batch.labels, task.old_classes)
+        else:
+            loss = F.cross_entropy(logits, batch.labels)
         if task.step == 0:
             return loss
         assert self.teacher is not None
@@ -54,6 +59,22 @@ class ICaRLFC(HerdedReplay):
 
 class ICaRLNME(NearestMean, ICaRLFC):
     """Classify by the nearest mean of exemplars, after every epoch too."""
+
+
+def sigmoid_classification(logits: Tensor, labels: Tensor, old_classes: int) -> Tensor:
+    """Learn the new classes, each for itself (Algorithm 3, first sum).
+
+    Args:
+        logits: (B, C).
+        labels: (B,).
+        old_classes: How many classes, the first, take no part.
+
+    Returns:
+        Binary cross-entropy against one-hot labels, the mean over rows and new classes.
+    """
+    own = F.one_hot(labels, logits.shape[1]).to(logits)
+    new = slice(old_classes, None)
+    return F.binary_cross_entropy_with_logits(logits[:, new], own[:, new])
 
 
 def sigmoid_distillation(student: Tensor, teacher: Tensor, form: Distillation) -> Tensor:

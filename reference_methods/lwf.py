@@ -8,13 +8,13 @@ batch of its second step because a name is used twice; this is the loss it spell
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avbench.learning.gradient import GradientMethod
+from avbench.learning.gradient import DistillationSettings, GradientMethod
 from avbench.learning.losses import task_distillation
 from avbench.learning.stream import Batch, Task
 
@@ -22,6 +22,7 @@ from avbench.learning.stream import Batch, Task
 class LwF(GradientMethod):
     """Learn the new classes while the scores of old ones on the new clips stay."""
 
+    Settings: ClassVar[type[Any]] = DistillationSettings
     recipes: ClassVar[Path | None] = Path(__file__).with_name("recipes.toml")
 
     def loss(self, batch: Batch, task: Task) -> Tensor:
@@ -33,4 +34,11 @@ class LwF(GradientMethod):
         assert self.teacher is not None
         with torch.no_grad():
             teacher = self.teacher(batch.audio, batch.visual).logits
-        return new + task_distillation(logits, teacher, task.classes_per_step[:-1])
+        s: DistillationSettings = self.settings
+        return new + task_distillation(
+            logits,
+            teacher,
+            task.classes_per_step[:-1],
+            temperature=s.distillation_temperature,
+            direction=s.kl_direction,
+        )

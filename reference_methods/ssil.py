@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from avbench.learning.losses import separated_softmax, task_distillation
-from avbench.learning.replay import PairedReplay
+from avbench.learning.replay import PairedReplay, PairedSettings
 from avbench.learning.stream import Batch, Task
 
 
@@ -34,4 +34,11 @@ class SSIL(PairedReplay):
         separated = separated_softmax(
             logits, batch.labels, current=batch.current, old_classes=task.old_classes
         )
-        return separated + task_distillation(logits, teacher, task.classes_per_step[:-1])
+        s: PairedSettings = self.settings
+        return separated + task_distillation(
+            logits,
+            teacher,
+            task.classes_per_step[:-1],
+            temperature=s.distillation_temperature,
+            direction=s.kl_direction,
+        )

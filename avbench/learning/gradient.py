@@ -21,6 +21,7 @@ from torch import Tensor
 
 from avbench.learning.checkpoint import Training
 from avbench.learning.classifiers import Classifier, LinearClassifier
+from avbench.learning.losses import Variant
 from avbench.learning.method import Setup
 from avbench.learning.network import Activation, AudioVisualNet, Output
 from avbench.learning.stream import Batch, Clips, Rows, Task
@@ -39,6 +40,7 @@ class GradientSettings:
         batch_size: Clips of the current step per batch.
         learning_rate: Of Adam.
         weight_decay: Coupled L2 on every parameter.
+        drop_last: Whether an epoch leaves out its incomplete last batch.
         milestones: The learning rate is a tenth from the end of these epochs, counted from 1.
         selection: Which epoch is kept: the best on validation clips of all seen classes, the best
             on those of the new classes, or the last.
@@ -50,6 +52,7 @@ class GradientSettings:
     batch_size: int = 256
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
+    drop_last: bool = True
     milestones: tuple[int, ...] = ()
     selection: Literal["best_val", "best_val_new", "last"] = "best_val"
     activation: Activation = "official"
@@ -78,6 +81,23 @@ class GradientSettings:
             for name in names:
                 if not holds(getattr(self, name)):
                     raise ValueError(f"{name} must be {must}")
+
+
+@dataclass(frozen=True)
+class DistillationSettings(GradientSettings):
+    """Settings of methods that distil the scores of each old step (`task_distillation`).
+
+    Attributes:
+        distillation_temperature: T; Eq. 13 of AV-CIL has none, which is 1.
+        kl_direction: "paper" takes KL(new || old), as Eq. 13 reads.
+    """
+
+    distillation_temperature: float = 2.0
+    kl_direction: Variant = "official"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check(positive=("distillation_temperature",))
 
 
 class GradientMethod(ABC):
@@ -132,8 +152,9 @@ class GradientMethod(ABC):
         self.network.grow(task.seen_classes)
 
     def batches(self, task: Task) -> Iterator[Batch]:
-        """Yield the batches of one epoch: D_t, shuffled, an incomplete last one dropped."""
-        for positions in shuffled(len(task.train), self.settings.batch_size):
+        """Yield the batches of one epoch: D_t, shuffled."""
+        s = self.settings
+        for positions in shuffled(len(task.train), s.batch_size, drop_last=s.drop_last):
             yield task.train.batch(positions)
 
     def ready(self, task: Task) -> None:
@@ -262,13 +283,19 @@ class GradientMethod(ABC):
         return float(torch.stack(losses).mean())
 
 
-def shuffled(count: int, batch_size: int) -> list[npt.NDArray[np.int64]]:
-    """Return positions 0..count-1 in random order, in batches; an incomplete last one is dropped.
+def shuffled(count: int, batch_size: int, *, drop_last: bool = True) -> list[npt.NDArray[np.int64]]:
+    """Return positions 0..count-1 in random order, in batches.
 
-    The batch is never larger than the set, so a small set still makes one.
+    A batch is never larger than the set, so a small set still makes one.
+
+    Args:
+        count: Size of the set.
+        batch_size: Positions a batch.
+        drop_last: Whether to leave out an incomplete last batch.
     """
     size = max(1, min(batch_size, count))
     # As torch's loaders draw it, so that the order can be compared with the authors'.
     seed = int(torch.empty((), dtype=torch.int64).random_())
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()
-    return [order[start : start + size] for start in range(0, count - size + 1, size)]
+    end = count - size + 1 if drop_last else count
+    return [order[start : start + size] for start in range(0, end, size)]

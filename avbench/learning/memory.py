@@ -78,3 +78,8 @@ def at_random(rng: random.Random) -> Select:
         return rng.sample(list(clips), min(len(clips), places))
 
     return select
+
+
+def first(clips: Sequence[int], places: int) -> Sequence[int]:
+    """Select the first clips in the order of the manifest (SS-IL's own code)."""
+    return clips[:places]

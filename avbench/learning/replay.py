@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from avbench.learning.gradient import GradientMethod, GradientSettings, shuffled
+from avbench.learning.gradient import (
+    DistillationSettings,
+    GradientMethod,
+    GradientSettings,
+    shuffled,
+)
 from avbench.learning.herding import class_mean, herd, nearest
-from avbench.learning.memory import at_random
+from avbench.learning.memory import at_random, first
 from avbench.learning.network import Output
-from avbench.learning.stream import Batch, Clips, Task
+from avbench.learning.stream import Batch, Clips, Rows, Task
 
 
 @dataclass(frozen=True)
@@ -35,14 +40,16 @@ class ReplaySettings(GradientSettings):
 
 
 @dataclass(frozen=True)
-class PairedSettings(ReplaySettings):
+class PairedSettings(ReplaySettings, DistillationSettings):
     """Settings of methods whose exemplars come in batches of their own.
 
     Attributes:
         exemplar_batch_size: Exemplars per batch, beside `batch_size` new clips.
+        exemplar_selection: "first" keeps the first clips of each class, as SS-IL's own code does.
     """
 
     exemplar_batch_size: int = 128
+    exemplar_selection: Literal["random", "first"] = "random"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,8 +64,11 @@ class PairedReplay(GradientMethod):
 
     def batches(self, task: Task) -> Iterator[Batch]:
         """Pair every batch of D_t with one of exemplars, which repeat when they run out."""
-        new = shuffled(len(task.train), self.settings.batch_size)
-        old = shuffled(len(task.exemplars), self.settings.exemplar_batch_size) if task.step else []
+        s = self.settings
+        new = shuffled(len(task.train), s.batch_size, drop_last=s.drop_last)
+        old: list[Rows] = []
+        if task.step:
+            old = shuffled(len(task.exemplars), s.exemplar_batch_size, drop_last=s.drop_last)
         for current, exemplars in zip(new, cycle(old or [None]), strict=False):
             batch = task.train.batch(current)
             if exemplars is not None:
@@ -66,8 +76,9 @@ class PairedReplay(GradientMethod):
             yield batch
 
     def finish(self, task: Task) -> None:
-        """Keep random exemplars of the new classes."""
-        task.remember(at_random(self.random))
+        """Keep exemplars of the new classes."""
+        by_chance = self.settings.exemplar_selection == "random"
+        task.remember(at_random(self.random) if by_chance else first)
 
 
 @dataclass(frozen=True)
@@ -93,7 +104,9 @@ class HerdedReplay(GradientMethod):
     def batches(self, task: Task) -> Iterator[Batch]:
         """Yield batches of D_t and exemplars together, shuffled, the new clips first in each."""
         new = len(task.train)
-        for positions in shuffled(new + len(task.exemplars), self.settings.batch_size):
+        s = self.settings
+        count = new + len(task.exemplars)
+        for positions in shuffled(count, s.batch_size, drop_last=s.drop_last):
             batch = task.train.batch(positions[positions < new])
             old = positions[positions >= new] - new
             yield batch.followed_by(task.exemplars.batch(old)) if len(old) else batch

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 from collections.abc import Callable
 from fractions import Fraction
@@ -17,7 +15,6 @@ from avbench.features.decode import Decoded, at_rate, decode, frame_numbers, sho
 from avbench.media.ffmpeg import binary
 from avbench.types import AvbenchError
 
-GOLDEN = Path(os.environ.get("AVBENCH_GOLDEN", Path(__file__).parents[1] / "golden"))
 RED, BLUE, BLACK = (220, 30, 30), (30, 30, 220), (0, 0, 0)
 
 
@@ -29,8 +26,8 @@ def pitch(waveform: np.ndarray, rate: int = 8000) -> float:
     return float(np.argmax(np.abs(np.fft.rfft(waveform))) * rate / len(waveform))
 
 
-def test_frame_numbers_are_those_of_the_paper_s_code() -> None:
-    expected = json.loads((GOLDEN / "misc.json").read_text())["frame_numbers_1based"]
+def test_frame_numbers_are_those_of_the_paper_s_code(golden: Callable) -> None:
+    expected = golden("misc.json")["frame_numbers_1based"]
     assert {n: frame_numbers(int(n), 16) for n in expected} == expected
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from dataclasses import dataclass, field
 from itertools import cycle
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -26,8 +23,6 @@ from reference_methods.finetune import FineTuning
 from reference_methods.oracle import Oracle
 
 CPU = torch.device("cpu")
-GOLDEN = Path(os.environ.get("AVBENCH_GOLDEN", Path(__file__).parents[1] / "golden"))
-MISC = json.loads((GOLDEN / "misc.json").read_text())
 
 
 class Scripted(FineTuning):
@@ -141,6 +136,10 @@ def test_an_epoch_is_shuffled_and_drops_the_incomplete_batch():
     assert np.concatenate(epochs[0]).tolist() != sorted(np.concatenate(epochs[0]))
     assert [len(batch) for batch in shuffled(5, 8)] == [5]
     assert shuffled(0, 8) == []
+    whole = shuffled(26, 8, drop_last=False)
+    assert [len(batch) for batch in whole] == [8, 8, 8, 2]
+    assert sorted(np.concatenate(whole)) == list(range(26))
+    assert shuffled(0, 8, drop_last=False) == []
 
 
 def test_steps_and_seeds_have_streams_of_their_own(tasks):
@@ -263,10 +262,11 @@ def test_bad_settings_are_one_line(key, text, message):
         resolve_settings(Odd, "odd", "b", "visual", {key: text})
 
 
-def test_milestones_divide_the_learning_rate_by_ten(tasks):
-    (key,) = (key for key in MISC if key.startswith("lr_per_epoch_milestones_"))
+def test_milestones_divide_the_learning_rate_by_ten(golden, tasks):
+    misc = golden("misc.json")
+    (key,) = (key for key in misc if key.startswith("lr_per_epoch_milestones_"))
     milestones = tuple(int(m) for m in re.findall(r"\d+", key))
-    record = MISC[key]
+    record = misc[key]
     rates = []
 
     class Watched(FineTuning):
@@ -281,25 +281,26 @@ def test_milestones_divide_the_learning_rate_by_ten(tasks):
     assert rates == pytest.approx(record)
 
 
-def test_the_order_of_batches_is_the_authors():
+def test_the_order_of_batches_is_the_authors(golden):
     """Given the same seed, the model they made first, and what their loaders draw beside."""
+    misc = golden("misc.json")
 
     def iterate_over_a_loader():
         torch.empty((), dtype=torch.int64).random_()
 
-    classes, dim = (int(n) for n in re.findall(r"\d+", MISC["note"])[:2])
-    torch.manual_seed(MISC["seed"])
+    classes, dim = (int(n) for n in re.findall(r"\d+", misc["note"])[:2])
+    torch.manual_seed(misc["seed"])
     AudioVisualNet(dim, classes, "audio")
-    for expected in MISC["train_batches_epoch01"]:
+    for expected in misc["train_batches_epoch01"]:
         iterate_over_a_loader()
-        found = shuffled(MISC["n_train"], MISC["batch_size"])
+        found = shuffled(misc["n_train"], misc["batch_size"])
         assert [batch.tolist() for batch in found] == expected
         iterate_over_a_loader()
-    for expected in MISC["paired_batches_epoch23"]:
+    for expected in misc["paired_batches_epoch23"]:
         iterate_over_a_loader()
         iterate_over_a_loader()
-        new = shuffled(MISC["n_train"], MISC["batch_size"])
-        old = shuffled(MISC["n_exemplar"], MISC["exemplar_batch"])
+        new = shuffled(misc["n_train"], misc["batch_size"])
+        old = shuffled(misc["n_exemplar"], misc["exemplar_batch"])
         paired = [[a.tolist(), b.tolist()] for a, b in zip(new, cycle(old), strict=False)]
         assert paired == expected
         iterate_over_a_loader()

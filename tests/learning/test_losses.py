@@ -6,23 +6,33 @@ import pytest
 import torch
 
 from avbench.learning.losses import separated_softmax, task_distillation
+from tests.golden_records import PRECISIONS, Step, close, labels_of, tensor
 
 
-def test_separated_softmax(golden):
+@PRECISIONS
+def test_separated_softmax(golden, dtype):
     record = golden("loss_avcil.npz")
-    labels = torch.as_tensor([*record["labels_current"], *record["labels_exemplar"]])
-    logits = torch.as_tensor(record["logits"])
-    old = record["step"] * record["class_num_per_step"]
-    loss = separated_softmax(logits, labels, current=record["n_current"], old_classes=old)
-    assert loss.item() == pytest.approx(record["ss_ce"], abs=1e-9)
+    labels, logits = labels_of(record), tensor(record["logits"], dtype)
+    current, old = record["n_current"], Step(record).old_classes
+    loss = separated_softmax(logits, labels, current=current, old_classes=old)
+    close(loss, record["ss_ce"], dtype)
+    # It is the mean over all rows of what either part is the mean of.
+    assert len(labels) == current + record["n_exemplar"]
+    parts = current * record["ce_current"] + record["n_exemplar"] * record["ce_previous"]
+    close(loss * len(labels), parts, dtype)
+    for rows, part in ((slice(current), "ce_current"), (slice(current, None), "ce_previous")):
+        alone = current if part == "ce_current" else 0
+        found = separated_softmax(logits[rows], labels[rows], current=alone, old_classes=old)
+        close(found, record[part], dtype)
 
 
-def test_task_distillation(golden):
+@PRECISIONS
+def test_task_distillation(golden, dtype):
     record = golden("loss_avcil.npz")
     groups = [record["class_num_per_step"]] * record["step"]
-    logits, teacher = torch.as_tensor(record["logits"]), torch.as_tensor(record["old_logits"])
+    logits, teacher = tensor(record["logits"], dtype), tensor(record["old_logits"], dtype)
     loss = task_distillation(logits, teacher, groups, temperature=record["T"])
-    assert loss.item() == pytest.approx(record["tkd_sum"], abs=1e-9)
+    close(loss, record["tkd_sum"], dtype)
 
 
 def test_distillation_of_unequal_steps_by_hand():

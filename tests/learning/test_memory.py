@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from avbench.learning.gradient import shuffled
-from avbench.learning.memory import ExemplarMemory, at_random
+from avbench.learning.memory import ExemplarMemory, at_random, first
 from avbench.manifests.benchmark import Benchmark
 from avbench.types import SPLITS
 
-GOLDEN = Path(os.environ.get("AVBENCH_GOLDEN", Path(__file__).parents[1] / "golden"))
-RECORDS = json.loads((GOLDEN / "memory.json").read_text())
+DATASETS = {"AVE": "ave-ci", "kinetics-sounds": "ks-ci", "VGGSound_100": "vs100-ci"}
 
 
 @pytest.mark.parametrize("script", ["ours", "ssil"])
-def test_random_memory_matches_the_authors(script):
-    record = RECORDS["random_memory"][script]
+def test_random_memory_matches_the_authors(golden, script):
+    record = golden("memory.json")["random_memory"][script]
     per_step, sizes = record["class_num_per_step"], record["class_sizes"]
     select = at_random(random.Random(record["python_random_seed"]))
     names = record["vid_pattern"]
@@ -39,11 +35,12 @@ def test_random_memory_matches_the_authors(script):
         assert len(memory) == step["total"]
 
 
-@pytest.mark.parametrize("dataset", RECORDS["official_splits"])
-def test_bookkeeping_on_the_official_benchmarks(dataset):
-    record = RECORDS["official_splits"][dataset]
-    names = {"AVE": "ave-ci", "kinetics-sounds": "ks-ci", "VGGSound_100": "vs100-ci"}
-    benchmark = Benchmark.load(names[dataset])
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_bookkeeping_on_the_official_benchmarks(golden, dataset):
+    records = golden("memory.json")["official_splits"]
+    assert records.keys() == DATASETS.keys()
+    record = records[dataset]
+    benchmark = Benchmark.load(DATASETS[dataset])
     manifest = benchmark.manifest
     counts = {split: np.bincount(manifest.step_of_row[manifest.rows(split)]) for split in SPLITS}
     per_step = record["class_num_per_step"]
@@ -83,3 +80,8 @@ def test_more_than_capacity_is_refused():
 
 def test_a_class_smaller_than_its_share_keeps_all():
     assert sorted(at_random(random.Random(0))([5, 6], 10)) == [5, 6]
+
+
+def test_ssils_own_code_keeps_the_first_clips():
+    assert first([5, 6, 7], 2) == [5, 6]
+    assert first([5], 2) == [5]

@@ -6,52 +6,47 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from avbench.learning.network import AudioVisualNet
-
-EXACT = {"rtol": 1e-9, "atol": 1e-9}
-
-
-def tensor(values: object) -> Tensor:
-    return torch.as_tensor(np.asarray(values, dtype=np.float64))
+from tests.golden_records import PRECISIONS, close, tensor
 
 
-def close(actual: Tensor | None, expected: object) -> None:
-    assert actual is not None
-    np.testing.assert_allclose(actual.detach().numpy(), expected, **EXACT)
-
-
-def test_audio_visual_forward(golden, golden_network):
+@PRECISIONS
+def test_audio_visual_forward(golden, golden_network, dtype):
     record = golden("model_d8_audio_visual.npz")
-    network = golden_network(record, "w.", "audio-visual")
-    audio, visual = tensor(record["audio"]), tensor(record["visual"])
-    out = network(audio, visual)
-    close(out.logits, record["logits"])
-    close(out.feature, record["fused"])
-    close(F.normalize(out.feature), record["fused_l2"])
-    close(out.audio, record["audio_l2"])
-    close(out.visual, record["visual_l2"])
-    close(out.spatial, record["spatial_attn"])
-    close(out.temporal, record["temporal_attn"])
+    network = golden_network(record, "w.", "audio-visual").to(dtype)
+    out = network(tensor(record["audio"], dtype), tensor(record["visual"], dtype))
     pooled, f_audio, f_visual = out.stages
-    close(pooled, record["visual_pooled"])
-    close(f_audio, record["audio_relu"])
-    close(f_visual, record["visual_relu"])
+    for found, key in (
+        (out.logits, "logits"),
+        (out.feature, "fused"),
+        (F.normalize(out.feature), "fused_l2"),
+        (out.audio, "audio_l2"),
+        (out.visual, "visual_l2"),
+        (out.spatial, "spatial_attn"),
+        (out.temporal, "temporal_attn"),
+        (pooled, "visual_pooled"),
+        (f_audio, "audio_relu"),
+        (f_visual, "visual_relu"),
+    ):
+        close(found, record[key], dtype)
 
 
+@PRECISIONS
 @pytest.mark.parametrize("modality", ["audio", "visual"])
-def test_unimodal_forward(golden, golden_network, modality):
+def test_unimodal_forward(golden, golden_network, modality, dtype):
     record = golden(f"model_d8_{modality}.npz")
-    network = golden_network(record, "w.", modality)
-    out = network(tensor(record.get("audio", 0)), tensor(record.get("visual", 0)))
-    close(out.logits, record["logits"])
-    close(out.feature, record["feature_relu"])
-    close(out.stages[0], record["feature_relu"])
-    close(getattr(out, modality), record["feature_l2"])
+    network = golden_network(record, "w.", modality).to(dtype)
+    audio, visual = (tensor(record.get(name, 0), dtype) for name in ("audio", "visual"))
+    out = network(audio, visual)
+    close(out.logits, record["logits"], dtype)
+    close(out.feature, record["feature_relu"], dtype)
+    close(out.stages[0], record["feature_relu"], dtype)
+    close(getattr(out, modality), record["feature_l2"], dtype)
 
 
-def test_forward_at_full_width(golden, golden_network):
+@PRECISIONS
+def test_forward_at_full_width(golden, golden_network, dtype):
     record = golden("model_d768_recipe.npz")
     rng = np.random.RandomState(record["recipe_seed"])
     names = ("audio_proj", "visual_proj", "attn_audio_proj", "attn_visual_proj", "classifier")
@@ -61,17 +56,21 @@ def test_forward_at_full_width(golden, golden_network):
         rows = record["num_classes"] if name == "classifier" else dim
         state[f"w.{name}.weight"] = rng.standard_normal((rows, dim)) * 0.03
         state[f"w.{name}.bias"] = rng.standard_normal(rows) * 0.1
-    network = golden_network(state, "w.", "audio-visual")
+    network = golden_network(state, "w.", "audio-visual").to(dtype)
     visual = tensor(rng.standard_normal((record["B"], network.frames * record["S"], dim)))
     audio = tensor(rng.standard_normal((record["B"], dim)))
-    out = network(audio, visual)
-    close(out.logits, record["logits"])
-    close(out.feature, record["fused"])
-    close(out.audio, record["audio_l2"])
-    close(out.visual, record["visual_l2"])
-    close(out.spatial.sum(dim=2).mean(dim=-1), record["spatial_attn_sum_over_space"])
-    close(out.spatial[..., ::16], record["spatial_attn_every16"])
-    close(out.temporal[..., ::16], record["temporal_attn_every16"])
+    first, last = record["check_audio_proj_w00"], record["check_audio_last"]
+    close(state["w.audio_proj.weight"].flatten()[: len(first)], first)
+    close(visual.sum().item(), record["check_visual_sum"])
+    close(audio.flatten()[-len(last) :], last)
+    out = network(audio.to(dtype), visual.to(dtype))
+    close(out.logits, record["logits"], dtype)
+    close(out.feature, record["fused"], dtype)
+    close(out.audio, record["audio_l2"], dtype)
+    close(out.visual, record["visual_l2"], dtype)
+    close(out.spatial.sum(dim=2).mean(dim=-1), record["spatial_attn_sum_over_space"], dtype)
+    close(out.spatial[..., ::16], record["spatial_attn_every16"], dtype)
+    close(out.temporal[..., ::16], record["temporal_attn_every16"], dtype)
 
 
 def test_initial_weights_and_growing(golden):
@@ -86,6 +85,9 @@ def test_initial_weights_and_growing(golden):
         np.testing.assert_allclose(first, record[f"init_first5.{name}"], rtol=1e-6)
     old = {name: value.clone() for name, value in state.items()}
     network.grow(2 * record["num_classes"])
+    grown = network.classifier.weight.detach()
+    close(grown[record["num_classes"] :].abs().max(), record["new_row_abs_max"], torch.float32)
+    assert record["old_rows_kept"]
     for part in ("weight", "bias"):
         grown = network.state_dict()[f"classifier.{part}"]
         assert torch.equal(grown[: record["num_classes"]], old[f"classifier.{part}"])

@@ -10,6 +10,7 @@ from avbench.learning.herding import class_mean, herd, nearest
 from avbench.learning.memory import ExemplarMemory
 from avbench.learning.method import Setup
 from avbench.learning.stream import _MEMORY, _OPEN, TaskStream
+from reference_methods.finetune import FineTuning
 from reference_methods.icarl import ICaRLFC, ICaRLNME, ICaRLSettings
 from reference_methods.ssil import SSIL
 
@@ -71,6 +72,33 @@ def test_exemplars_are_herded_by_the_best_network(stream):
         expected = _OPEN[task.train].rows[positions[herd(features, 6)]].tolist()
         assert _MEMORY[task.train][0].by_class[index] == expected
     assert len(next(tasks).exemplars) == 12
+
+
+def test_the_first_clips_of_each_class_may_be_kept(stream):
+    tasks = iter(stream(memory=10))
+    method = made(SSIL, exemplar_selection="first")
+    task = next(tasks)
+    method.learn(task)
+    for index, rows in _MEMORY[task.train][0].by_class.items():
+        positions = np.flatnonzero(task.train.labels == index)
+        assert rows == _OPEN[task.train].rows[positions[:5]].tolist()
+
+
+@pytest.mark.parametrize("method_class", [FineTuning, SSIL, ICaRLFC])
+def test_an_epoch_may_keep_its_incomplete_batches(stream, method_class):
+    """24 new clips in batches of 9, and 10 exemplars, which SS-IL takes by 4."""
+    tasks = iter(stream(memory=10))
+    own = {"exemplar_batch_size": 4} if method_class is SSIL else {}
+    method = made(method_class, batch_size=9, drop_last=False, **own)
+    first = next(tasks)
+    assert [len(batch.labels) for batch in method.batches(first)] == [9, 9, 6]
+    method.learn(first)
+    sizes = [(batch.current, len(batch.labels)) for batch in method.batches(next(tasks))]
+    if method_class is ICaRLFC:
+        assert [size for _, size in sizes] == [9, 9, 9, 7]
+    else:
+        old = [4, 4, 2] if method_class is SSIL else [0, 0, 0]
+        assert sizes == [(n, n + m) for n, m in zip([9, 9, 6], old, strict=True)]
 
 
 def test_class_means_are_of_the_exemplars_kept(stream):

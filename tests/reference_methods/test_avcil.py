@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,127 +14,112 @@ from avbench.learning.network import Output
 from avbench.learning.stream import Batch
 from reference_methods.avcil import (
     AVCIL,
-    AVCILSettings,
     class_similarity,
     instance_similarity,
 )
 from reference_methods.ssil import SSIL
-
-CPU = torch.device("cpu")
-
-
-class Step:
-    """The facts of a step, without its clips."""
-
-    def __init__(self, step: int, per_step: int) -> None:
-        self.step = step
-        self.classes_per_step = (per_step,) * (step + 1)
-        self.old_classes = step * per_step
-        self.seen_classes = self.old_classes + per_step
-
-
-def tensor(values: Any) -> Tensor:
-    return torch.as_tensor(np.asarray(values, dtype=np.float64))
+from tests.golden_records import PRECISIONS, Step, close, labels_of, tensor
 
 
 def setup(modality: str = "audio-visual") -> Setup:
-    return Setup(8, 8, modality, 0, CPU, print)
+    return Setup(8, 8, modality, 0, torch.device("cpu"), print)
 
 
+def given(
+    record: dict[str, Any],
+    method_class: type = AVCIL,
+    dtype: torch.dtype = torch.float64,
+    **settings: Any,
+) -> tuple[Any, Batch, Output]:
+    """A method whose networks say what the record says, the batch, and what the student says.
+
+    What it says asks for gradients; only the loss is under test.
+    """
+
+    def said(logits: str, suffix: str, **features: Tensor) -> Output:
+        maps = (tensor(record[f"{kind}_{suffix}"], dtype) for kind in ("spatial", "temporal"))
+        spatial, temporal = maps
+        return Output(
+            tensor(record[logits], dtype),
+            tensor(0),
+            spatial=spatial,
+            temporal=temporal,
+            **features,
+        )
+
+    features = {name: tensor(record[f"{name}_l2"], dtype) for name in ("audio", "visual")}
+    student, teacher = said("logits", "new", **features), said("old_logits", "old")
+    for name in ("logits", "audio", "visual", "spatial", "temporal"):
+        getattr(student, name).requires_grad_()
+    method = method_class(method_class.Settings(**settings), setup())
+    method.network = lambda audio, visual: student
+    method.teacher = lambda audio, visual: teacher
+    return method, Batch(None, None, labels_of(record), record["n_current"]), student
+
+
+def loss_of(record: dict[str, Any], method_class: type = AVCIL, **settings: Any) -> float:
+    method, batch, _ = given(record, method_class, **settings)
+    return method.loss(batch, Step(record)).item()
+
+
+@PRECISIONS
 @pytest.mark.parametrize(("key", "temperature"), [("", None), ("_tau0p1", 0.1)])
-def test_similarity_constraints(golden, key, temperature):
+def test_similarity_constraints(golden, key, temperature, dtype):
+    record = golden("loss_avcil.npz")
+    audio, visual = tensor(record["audio_l2"], dtype), tensor(record["visual_l2"], dtype)
+    tau = temperature or record["tau"]
+    close(instance_similarity(audio, visual, tau), record[f"instance{key}"], dtype)
+    classes = class_similarity(audio, visual, labels_of(record), tau)
+    close(classes, record[f"class_official{key}"], dtype)
+
+
+def test_similarity_in_both_directions(golden):
     record = golden("loss_avcil.npz")
     audio, visual = tensor(record["audio_l2"]), tensor(record["visual_l2"])
-    labels = torch.as_tensor([*record["labels_current"], *record["labels_exemplar"]])
-    tau = temperature or record["tau"]
-    instance = instance_similarity(audio, visual, tau).item()
-    classes = class_similarity(audio, visual, labels, tau).item()
-    assert instance == pytest.approx(record[f"instance{key}"], abs=1e-9)
-    assert classes == pytest.approx(record[f"class_official{key}"], abs=1e-9)
+    back = instance_similarity(visual, audio, 0.1)
+    both = instance_similarity(audio, visual, 0.1, symmetric=True)
+    close(both, ((instance_similarity(audio, visual, 0.1) + back) / 2).item())
+    on, off = (
+        loss_of(record, symmetric=symmetric, c_avss=False, vad=False, lambda_instance=1.0)
+        for symmetric in (True, False)
+    )
+    gap = instance_similarity(audio, visual, record["tau"], symmetric=True) - record["instance"]
+    assert on - off == pytest.approx(gap.item(), abs=1e-9)
 
 
+@PRECISIONS
 @pytest.mark.parametrize("kind", ["spatial", "temporal"])
-def test_attention_distillation(golden, kind):
+def test_attention_distillation(golden, kind, dtype):
     record = golden("loss_avcil.npz")
     rows = slice(record["n_current"], None)
-    new, old = tensor(record[f"{kind}_new"]), tensor(record[f"{kind}_old"])
-    loss = attention_distillation(new[rows], old[rows]).item()
-    assert loss == pytest.approx(record[f"vad_{kind}"], abs=1e-9)
+    new, old = (tensor(record[f"{kind}_{which}"], dtype) for which in ("new", "old"))
+    close(attention_distillation(new[rows], old[rows]), record[f"vad_{kind}"], dtype)
 
 
+@PRECISIONS
 @pytest.mark.parametrize("weights", ["usual", "alternative"])
-def test_total_loss_and_its_gradients(golden, weights):
+def test_total_loss_and_its_gradients(golden, weights, dtype):
     record = golden("loss_avcil.npz")
-    inputs = {
-        "logits": tensor(record["logits"]).requires_grad_(),
-        "audio": tensor(record["audio_l2"]).requires_grad_(),
-        "visual": tensor(record["visual_l2"]).requires_grad_(),
-        "spatial": tensor(record["spatial_new"]).requires_grad_(),
-        "temporal": tensor(record["temporal_new"]).requires_grad_(),
-    }
-    old = Output(
-        tensor(record["old_logits"]),
-        tensor(0),
-        spatial=tensor(record["spatial_old"]),
-        temporal=tensor(record["temporal_old"]),
-    )
     usual = (record["lam"], record["lam_I"], record["lam_C"])
     vad, instance, classes = usual if weights == "usual" else record["alt_lams"].tolist()
-    settings = AVCILSettings(
+    method, batch, student = given(
+        record,
+        dtype=dtype,
         temperature=record["tau"],
+        distillation_temperature=record["T"],
         lambda_vad=vad,
         lambda_instance=instance,
         lambda_class=classes,
     )
-    method = AVCIL(settings, setup())
-    # What the networks would say is given; only the loss is under test.
-    method.network = lambda audio, visual: Output(feature=tensor(0), **inputs)
-    method.teacher = lambda audio, visual: old
-    labels = torch.as_tensor([*record["labels_current"], *record["labels_exemplar"]])
-    step = Step(record["step"], record["class_num_per_step"])
-    loss = method.loss(Batch(None, None, labels, record["n_current"]), step)
-    expected = record["total" if weights == "usual" else "total_alt_lams"]
-    assert loss.item() == pytest.approx(expected, abs=1e-9)
+    loss = method.loss(batch, Step(record))
+    close(loss, record["total" if weights == "usual" else "total_alt_lams"], dtype)
     if weights == "usual":
         loss.backward()
-        for name, key in (
-            ("logits", "logits"),
-            ("audio", "audio_l2"),
-            ("visual", "visual_l2"),
-            ("spatial", "spatial"),
-            ("temporal", "temporal"),
-        ):
-            gradient = inputs[name].grad.numpy()
-            np.testing.assert_allclose(gradient, record[f"grad_{key}"], rtol=1e-9, atol=1e-9)
-
-
-def given(record: dict[str, Any], method_class: type, **settings: Any) -> tuple[Any, Batch, Step]:
-    """A method whose networks say what the record says."""
-    out = Output(
-        tensor(record["logits"]),
-        tensor(0),
-        audio=tensor(record["audio_l2"]),
-        visual=tensor(record["visual_l2"]),
-        spatial=tensor(record["spatial_new"]),
-        temporal=tensor(record["temporal_new"]),
-    )
-    old = Output(
-        tensor(record["old_logits"]),
-        tensor(0),
-        spatial=tensor(record["spatial_old"]),
-        temporal=tensor(record["temporal_old"]),
-    )
-    method = method_class(method_class.Settings(**settings), setup())
-    method.network = lambda audio, visual: out
-    method.teacher = lambda audio, visual: old
-    labels = torch.as_tensor([*record["labels_current"], *record["labels_exemplar"]])
-    batch = Batch(None, None, labels, record["n_current"])
-    return method, batch, Step(record["step"], record["class_num_per_step"])
-
-
-def loss_of(record: dict[str, Any], method_class: type = AVCIL, **settings: Any) -> float:
-    method, batch, step = given(record, method_class, **settings)
-    return float(method.loss(batch, step))
+        close(student.logits.grad, record["grad_logits"], dtype)
+        close(student.audio.grad, record["grad_audio_l2"], dtype)
+        close(student.visual.grad, record["grad_visual_l2"], dtype)
+        close(student.spatial.grad, record["grad_spatial"], dtype)
+        close(student.temporal.grad, record["grad_temporal"], dtype)
 
 
 @pytest.mark.parametrize("i_avss", [True, False])

@@ -19,11 +19,12 @@ from avbench.learning.losses import nca, separated_softmax, task_distillation
 from avbench.learning.method import Setup
 from avbench.learning.network import Output
 from avbench.learning.stream import Batch
-from reference_methods.afc import AFCLSC, discrepancy
+from reference_methods.afc import AFCLSC, discrepancy, shares
 from reference_methods.finetune import FineTuning
 from reference_methods.icarl import ICaRLFC, sigmoid_distillation
 from reference_methods.lwf import LwF
 from reference_methods.ssil import SSIL
+from tests.golden_records import EXACT, PRECISIONS, Step, batch_of, close, labels_of, tensor
 
 # The record of each method's training steps. NME and FC or LSC train alike; so do the oracle and
 # fine-tuning, on other data.
@@ -38,21 +39,6 @@ RECORDS = {
     "afc-lsc": "afc",
     "avcil": "ours",
 }
-EXACT = {"rtol": 1e-9, "atol": 1e-9}
-
-
-class Step:
-    """The facts of a step, without its clips."""
-
-    def __init__(self, record: dict[str, Any]) -> None:
-        self.step = record["step"]
-        self.classes_per_step = (record["class_num_per_step"],) * (self.step + 1)
-        self.old_classes = self.step * record["class_num_per_step"]
-        self.seen_classes = self.old_classes + record["class_num_per_step"]
-
-
-def tensor(values: Any) -> Tensor:
-    return torch.as_tensor(np.asarray(values, dtype=np.float64))
 
 
 def made(
@@ -60,22 +46,6 @@ def made(
 ) -> Any:
     setup = Setup(1, 8, modality, 0, torch.device("cpu"), print)
     return method_class(method_class.Settings(**settings), setup)
-
-
-def batch_of(record: dict[str, Any], prefix: str, dtype: torch.dtype) -> Batch:
-    """Return a golden batch, its exemplars after the new clips."""
-
-    def read(part: str) -> Batch:
-        sound, sight = (
-            tensor(record[f"{prefix}{part}{name}"]).to(dtype)
-            if f"{prefix}{part}{name}" in record
-            else None
-            for name in ("audio", "visual")
-        )
-        labels = torch.as_tensor(record[f"{prefix}{part}labels"])
-        return Batch(sound, sight, labels, len(labels))
-
-    return read("").followed_by(read("ex_")) if f"{prefix}ex_labels" in record else read("")
 
 
 def test_every_reference_method_has_a_record():
@@ -86,7 +56,7 @@ def test_every_reference_method_has_a_record():
 
 
 class Trajectory:
-    """The golden training steps of a method, in double precision."""
+    """The golden training steps of a method."""
 
     def __init__(self, name: str, modality: str, golden: Any, golden_network: Any) -> None:
         self.record = golden(f"traj_{RECORDS[name]}_{modality.replace('-', '_')}.npz")
@@ -102,7 +72,7 @@ class Trajectory:
         return method
 
     def run(self, method: Any, dtype: torch.dtype) -> Any:
-        """Train, yielding number, loss and network after each backward pass."""
+        """Train, yielding number and loss after each backward pass."""
         record = self.record
         optimizer = torch.optim.Adam(
             method.network.parameters(), lr=record["lr"], weight_decay=record["weight_decay"]
@@ -114,10 +84,9 @@ class Trajectory:
             yield number, loss.item()
             optimizer.step()
 
-    def expect_final(self, method: Any, exact: float) -> None:
-        expected = self.network(self.record, "w3.", self.modality).state_dict()
-        for key, value in method.network.state_dict().items():
-            np.testing.assert_allclose(value.numpy(), expected[key], rtol=exact, atol=exact)
+    def last(self) -> dict[str, Tensor]:
+        """Return the weights after the last step."""
+        return self.network(self.record, "w3.", self.modality).state_dict()
 
 
 @pytest.fixture(
@@ -131,35 +100,52 @@ def trajectory(request, golden, golden_network) -> Trajectory:
 def test_three_adam_steps(trajectory):
     method = trajectory.method(torch.float64)
     for number, loss in trajectory.run(method, torch.float64):
-        expected = trajectory.record[f"loss{number}"]
-        assert loss == pytest.approx(expected, rel=1e-9, abs=1e-9)
-    trajectory.expect_final(method, 1e-9)
+        close(loss, trajectory.record[f"loss{number}"])
+    expected = trajectory.last()
+    for key, value in method.network.state_dict().items():
+        close(value, expected[key])
 
 
 def test_three_adam_steps_in_single_precision(trajectory):
-    """Losses and gradients at the same weights; and all three steps, where that can be asked.
+    """Losses, gradients at the same weights, and the weights after three steps.
 
-    At the start of a step the gradient of distillation is nothing but rounding, which Adam scales
-    up to the learning rate: for LwF's old classes and AFC's proxies there is no other gradient.
+    Adam scales gradients up to the learning rate, and at first the gradient of distillation is
+    nothing but rounding. Where there is no other (old scores of LwF, features of AFC) one weight in
+    twenty may be further off, by a hundredth of what three steps can move it.
     """
-    exact, single = trajectory.method(torch.float64), trajectory.method(torch.float32)
+    record, single = trajectory.record, torch.float32
+    exact, alike = trajectory.method(torch.float64), trajectory.method(single)
     for number, loss in trajectory.run(exact, torch.float64):
-        single.network.load_state_dict(exact.network.state_dict())
-        batch = batch_of(trajectory.record, f"b{number}.", torch.float32)
-        found = single.loss(batch, Step(trajectory.record))
-        assert found.dtype == torch.float32
-        assert found.item() == pytest.approx(loss, rel=1e-5, abs=1e-5)
-        single.network.zero_grad()
+        alike.network.load_state_dict(exact.network.state_dict())
+        found = alike.loss(batch_of(record, f"b{number}.", single), Step(record))
+        close(found, loss, single)
+        alike.network.zero_grad()
         found.backward()
-        for one, other in zip(single.network.parameters(), exact.network.parameters(), strict=True):
-            np.testing.assert_allclose(one.grad, other.grad, rtol=1e-5, atol=1e-5)
-    if RECORDS[trajectory.name] not in ("lwf", "afc"):
-        single = trajectory.method(torch.float32)
-        for number, loss in trajectory.run(single, torch.float32):
-            assert loss == pytest.approx(trajectory.record[f"loss{number}"], rel=1e-5)
-        trajectory.expect_final(single, 1e-5)
+        for one, other in zip(alike.network.parameters(), exact.network.parameters(), strict=True):
+            close(one.grad, other.grad, single)
+
+    method = trajectory.method(single)
+    for number, loss in trajectory.run(method, single):
+        assert loss == pytest.approx(record[f"loss{number}"], rel=1e-5)
+    found, expected = (
+        torch.cat([values.double().flatten() for values in state.values()])
+        for state in (method.network.state_dict(), trajectory.last())
+    )
+    off = (found - expected).abs()
+    beyond = off > EXACT[single] * (1 + expected.abs())
+    assert beyond.double().mean() <= 0.05 * (RECORDS[trajectory.name] in ("lwf", "afc"))
+    assert off.max() <= 0.03 * record["lr"]
 
 
+def stated(method_class: type[GradientMethod], logits: Any, teacher: Any, **settings: Any) -> Any:
+    """Return a method whose networks give these scores."""
+    method = made(method_class, **settings)
+    method.network = lambda audio, visual: Output(logits, tensor(0))
+    method.teacher = lambda audio, visual: Output(teacher, tensor(0))
+    return method
+
+
+@PRECISIONS
 @pytest.mark.parametrize(
     ("method_class", "key", "labels"),
     [
@@ -169,37 +155,73 @@ def test_three_adam_steps_in_single_precision(trajectory):
         (SSIL, "ssil", None),
     ],
 )
-def test_loss_and_its_gradient(golden, method_class, key, labels):
+def test_loss_and_its_gradient(golden, method_class, key, labels, dtype):
     record = golden("loss_baselines.npz")
     prefix = "ssil_" if labels is None else ""
-    logits = tensor(record[f"{prefix}logits"]).requires_grad_()
-    teacher = tensor(record[f"{prefix}old_logits"])
-    current = record["ssil_n_current"]
-    chosen = (
-        [*record["ssil_labels_current"], *record["ssil_labels_exemplar"]]
-        if labels is None
-        else record[labels]
-    )
-    method = made(method_class)
-    method.network = lambda audio, visual: Output(logits, tensor(0))
-    method.teacher = lambda audio, visual: Output(teacher, tensor(0))
-    batch = Batch(None, None, torch.as_tensor(np.asarray(chosen)), current)
-    loss = method.loss(batch, Step(record))
-    assert loss.item() == pytest.approx(record[f"{key}_loss"], abs=1e-9)
+    logits = tensor(record[f"{prefix}logits"], dtype).requires_grad_()
+    teacher = tensor(record[f"{prefix}old_logits"], dtype)
+    distils = {"distillation_temperature": record["T"]} if key in ("lwf", "ssil") else {}
+    method = stated(method_class, logits, teacher, **distils)
+    if labels is None:
+        chosen = labels_of(record, "ssil_")
+        current = record["ssil_n_current"]
+        assert len(chosen) == current + record["ssil_n_exemplar"]
+    else:
+        chosen = torch.as_tensor(record[labels])
+        current = len(chosen)
+    loss = method.loss(Batch(None, None, chosen, current), Step(record))
+    close(loss, record[f"{key}_loss"], dtype)
     loss.backward()
-    np.testing.assert_allclose(logits.grad.numpy(), record[f"{key}_grad"], **EXACT)
+    close(logits.grad, record[f"{key}_grad"], dtype)
 
 
 def test_icarls_own_distillation(golden):
     record = golden("loss_baselines.npz")
     logits, teacher = tensor(record["logits"]), tensor(record["old_logits"])
-    method = made(ICaRLFC, icarl_distill="single_sigmoid")
-    method.network = lambda audio, visual: Output(logits, tensor(0))
-    method.teacher = lambda audio, visual: Output(teacher, tensor(0))
+    method = stated(ICaRLFC, logits, teacher, icarl_distill="single_sigmoid")
     labels = torch.as_tensor(record["labels_all"])
     loss = method.loss(Batch(None, None, labels, len(labels)), Step(record))
-    distilled = record["icarl_distill_single_sigmoid__not_official"]
-    assert loss.item() == pytest.approx(record["icarl_ce"] + distilled, abs=1e-9)
+    close(loss, record["icarl_ce"] + record["icarl_distill_single_sigmoid__not_official"])
+
+
+def test_icarls_own_classification(golden):
+    """Algorithm 3 in NumPy: every class for itself, the old ones towards the teacher."""
+    record = golden("loss_baselines.npz")
+    labels, step = torch.as_tensor(record["labels_all"]), Step(record)
+    logits, teacher = tensor(record["logits"]), tensor(record["old_logits"])
+    own = {"icarl_classify": "sigmoid", "icarl_distill": "single_sigmoid"}
+    method = stated(ICaRLFC, logits, teacher, **own)
+    loss = method.loss(Batch(None, None, labels, len(labels)), step)
+
+    def sigmoid(x: Any) -> Any:
+        return 1 / (1 + np.exp(-x))
+
+    g, q, y = sigmoid(record["logits"]), sigmoid(record["old_logits"]), record["labels_all"]
+    old, total = step.old_classes, {"new": [], "old": []}
+    for i, j in np.ndindex(g.shape):
+        target = q[i, j] if j < old else float(y[i] == j)
+        entropy = -target * np.log(g[i, j]) - (1 - target) * np.log(1 - g[i, j])
+        total["old" if j < old else "new"].append(entropy)
+    close(loss, np.mean(total["new"]) + np.mean(total["old"]))
+
+
+@pytest.mark.parametrize("method_class", [LwF, SSIL])
+def test_the_papers_distillation(golden, method_class):
+    """Eq. 13: KL(new || old) without temperature, added to the rest of the loss."""
+    record = golden("loss_baselines.npz")
+    prefix = "ssil_" if method_class is SSIL else ""
+    logits, teacher = tensor(record[f"{prefix}logits"]), tensor(record[f"{prefix}old_logits"])
+    labels = labels_of(record, "ssil_") if prefix else torch.as_tensor(record["labels_new_only"])
+    own = {"kl_direction": "paper", "distillation_temperature": 1.0}
+    method = stated(method_class, logits, teacher, **own)
+    loss = method.loss(Batch(None, None, labels, record["ssil_n_current"]), Step(record))
+    expected = record["ssil_ce"] if prefix else record["lwf_ce"]
+    per_step = record["class_num_per_step"]
+    for first in range(0, Step(record).old_classes, per_step):
+        new, old = (np.exp(x[:, first : first + per_step].numpy()) for x in (logits, teacher))
+        new, old = new / new.sum(1, keepdims=True), old / old.sum(1, keepdims=True)
+        expected += (new * np.log(new / old)).sum() / len(new)
+    close(loss, expected)
 
 
 def test_the_hidden_branch_for_ave_is_plain_cross_entropy(golden):
@@ -219,46 +241,43 @@ def test_the_hidden_branch_for_ave_is_plain_cross_entropy(golden):
     assert loss.item() == pytest.approx(record["ce_ssil_buggy_labels"], abs=1e-9)
 
 
+@PRECISIONS
 @pytest.mark.parametrize("modality", ["audio-visual", "audio", "visual"])
-def test_afcs_discrepancy(golden, golden_network, modality):
+def test_afcs_discrepancy(golden, golden_network, modality, dtype):
     record = golden(f"afc_discrepancy_{modality.replace('-', '_')}.npz")
     method = made(AFCLSC, modality, lambda_disc=record["lam_disc"])
-    method.network = golden_network(record, "new.", modality)
-    method.teacher = golden_network(record, "old.", modality).requires_grad_(False)
+    method.network = golden_network(record, "new.", modality).to(dtype)
+    method.teacher = golden_network(record, "old.", modality).to(dtype).requires_grad_(False)
     method.network.classifier.old.requires_grad_()
-    batch, step = batch_of(record, "", torch.float64), Step(record)
+    batch, step = batch_of(record, "", dtype), Step(record)
 
     out = method.network(batch.audio, batch.visual)
-    np.testing.assert_allclose(out.logits.detach(), record["new_logits"], **EXACT)
-    np.testing.assert_allclose(
-        method.teacher(batch.audio, batch.visual).logits, record["old_logits"], **EXACT
-    )
+    close(out.logits, record["new_logits"], dtype)
+    close(method.teacher(batch.audio, batch.visual).logits, record["old_logits"], dtype)
     for network, key in ((method.network, "loss_cls"), (method.teacher, "prev_loss_cls")):
         logits = network(batch.audio, batch.visual).logits
-        loss = nca(logits, batch.labels, network.classifier.scale)
-        assert loss.item() == pytest.approx(record[key], abs=1e-9)
-    old, weights = method.importance(batch)
+        close(nca(logits, batch.labels, network.classifier.scale), record[key], dtype)
+    old, importance = method.importance(batch)
+    weights = shares(importance)
     if modality == "audio-visual":
         order = ("visual_pooled", "audio", "visual")
         for number, name in enumerate(order):
-            np.testing.assert_allclose(weights[number], record[f"norm_I_{name}"], **EXACT)
+            close(importance[number], record[f"I_{name}"], dtype)
+            close(weights[number], record[f"norm_I_{name}"], dtype)
             part = discrepancy(*([x[number]] for x in (out.stages, old, weights)))
-            assert part.item() == pytest.approx(record[f"loss_I_{name}"], abs=1e-9)
-    total = discrepancy(out.stages, old, weights)
-    assert total.item() == pytest.approx(record["loss_disc"], abs=1e-9)
-    assert math.sqrt(step.seen_classes / step.classes_per_step[-1]) == pytest.approx(
-        record["lam_t"]
-    )
+            close(part, record[f"loss_I_{name}"], dtype)
+    close(discrepancy(out.stages, old, weights), record["loss_disc"], dtype)
+    close(math.sqrt(step.seen_classes / step.classes_per_step[-1]), record["lam_t"])
 
     loss = method.loss(batch, step)
-    assert loss.item() == pytest.approx(record["loss"], abs=1e-9)
+    close(loss, record["loss"], dtype)
     loss.backward()
     gradients = {k: p.grad for k, p in method.network.named_parameters()}
     gradients["classifier.old"] = method.network.classifier.old.grad
     expected = golden_gradients(record)
     assert gradients.keys() == expected.keys()
     for key, value in gradients.items():
-        np.testing.assert_allclose(value, expected[key], **EXACT)
+        close(value, expected[key], dtype)
 
 
 def golden_gradients(record: dict[str, Any]) -> dict[str, Any]:
@@ -272,42 +291,37 @@ def golden_gradients(record: dict[str, Any]) -> dict[str, Any]:
     return {names.get(k, k): v for k, v in given.items()}
 
 
-BOTH = pytest.mark.parametrize(
-    ("dtype", "exact"), [(torch.float64, 1e-9), (torch.float32, 1e-5)], ids=["double", "single"]
-)
-
-
-@BOTH
-def test_nca_and_its_gradients(golden, dtype, exact):
+@PRECISIONS
+def test_nca_and_its_gradients(golden, dtype):
     """For every scale of the file; its margins have no effect, being taken from all scores."""
     record = golden("afc_lsc_nca.npz")
     found = sorted(key.removesuffix("_loss") for key in record if re.fullmatch(r"nca\d+_loss", key))
     assert found
     for name in found:
-        scores = tensor(record["logits"]).to(dtype).requires_grad_()
-        scale = tensor(record[f"{name}_scale"]).to(dtype).requires_grad_()
+        scores = tensor(record["logits"], dtype).requires_grad_()
+        scale = tensor(record[f"{name}_scale"], dtype).requires_grad_()
         loss = nca(scores, torch.as_tensor(record["labels"]), scale)
         loss.backward()
-        for value, key in ((loss, "loss"), (scores.grad, "grad_sim"), (scale.grad, "grad_scale")):
-            expected = record[f"{name}_{key}"]
-            np.testing.assert_allclose(value.detach(), expected, rtol=exact, atol=exact)
+        close(loss, record[f"{name}_loss"], dtype)
+        close(scores.grad, record[f"{name}_grad_sim"], dtype)
+        close(scale.grad, record[f"{name}_grad_scale"], dtype)
 
 
-@BOTH
-def test_parts_of_the_baselines_losses(golden, dtype, exact):
+@PRECISIONS
+def test_parts_of_the_baselines_losses(golden, dtype):
     record = golden("loss_baselines.npz")
     step, current = Step(record), record["ssil_n_current"]
     old = step.classes_per_step[:-1]
 
     def read(name: str) -> Tensor:
-        return tensor(record[name]).to(dtype)
+        return tensor(record[name], dtype)
 
     def labels(name: str) -> Tensor:
         return torch.as_tensor(record[name])
 
     logits, teacher, ssil = read("logits"), read("old_logits"), read("ssil_logits")
     exemplars = labels("ssil_labels_exemplar")
-    both = torch.cat([labels("ssil_labels_current"), exemplars])
+    both = labels_of(record, "ssil_")
     separate = separated_softmax(ssil, both, current=current, old_classes=step.old_classes)
     previous = F.cross_entropy(ssil[current:, : step.old_classes], exemplars)
     new = (separate * len(both) - previous * len(exemplars)) / current
@@ -324,8 +338,7 @@ def test_parts_of_the_baselines_losses(golden, dtype, exact):
         "ssil_ce_current": new,
     }
     for name, value in parts.items():
-        assert value.dtype == dtype
-        assert value.item() == pytest.approx(record[name], rel=exact, abs=exact), name
+        close(value, record[name], dtype)
 
 
 def test_margins_count_for_the_true_class_only(golden):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import asdict
 from pathlib import Path
@@ -41,32 +42,35 @@ COMMON = {
     "batch_size": 256,
     "learning_rate": 1e-3,
     "weight_decay": 1e-4,
+    "drop_last": True,
     "milestones": (),
     "selection": "best_val",
     "activation": "official",
     "temporal_audio_guidance": True,
 }
 HERDED = {"herding_replacement": True, "normalize_means": False}
+ICARL = HERDED | {"icarl_classify": "softmax", "icarl_distill": "official"}
+TASK_WISE = {"kl_direction": "official", "distillation_temperature": 2.0}
+PAIRED = TASK_WISE | {"exemplar_batch_size": 128, "exemplar_selection": "random"}
 AFC = HERDED | {"lambda_disc": 0.5, "margin": 0.0, "n_init": 10}
 OWN = {
     "finetune": {},
     "oracle": {},
-    "lwf": {},
-    "icarl-nme": HERDED | {"icarl_distill": "official"},
-    "icarl-fc": HERDED | {"icarl_distill": "official"},
-    "ssil": {"exemplar_batch_size": 128},
+    "lwf": TASK_WISE,
+    "icarl-nme": ICARL,
+    "icarl-fc": ICARL,
+    "ssil": PAIRED,
     "afc-nme": AFC,
     "afc-lsc": AFC,
-    "avcil": {
-        "exemplar_batch_size": 128,
+    "avcil": PAIRED
+    | {
         "temperature": 0.05,
         "lambda_class": 1.0,
         "lambda_vad": 0.5,
         "i_avss": True,
         "c_avss": True,
         "vad": True,
-        "kl_direction": "official",
-        "distillation_temperature": 2.0,
+        "symmetric": False,
         "class_contrast": "official",
         "vad_reduction": "official",
     },
@@ -114,3 +118,19 @@ def test_modalities_are_the_papers():
     for name in METHODS:
         modalities = registry.load("methods", name).modalities
         assert set(modalities) == ({"audio-visual"} if name == "avcil" else set(MODALITIES))
+
+
+def test_the_papers_forms_in_docs_are_settings_of_their_methods():
+    page = Path(__file__).parents[2] / "docs" / "decisions" / "paper-and-code.md"
+    families = {"AV-CIL": "avcil", "SS-IL": "ssil", "LwF": "lwf", "iCaRL": "icarl", "AFC": "afc"}
+    found = 0
+    for row in re.findall(r"^\| (.+?): .+\| (.*) \|$", page.read_text(), re.MULTILINE):
+        prefixes = "" if row[0] == "all" else tuple(families[name] for name in row[0].split(", "))
+        for key, value in re.findall(r"`(\w+)=([\w.,]+)`", row[1]):
+            for name in (name for name in METHODS if name.startswith(prefixes)):
+                method = registry.load("methods", name)
+                usual = resolve_settings(method, name, "ave-ci", "audio-visual", {})
+                chosen = resolve_settings(method, name, "ave-ci", "audio-visual", {key: value})
+                assert getattr(chosen, key) != getattr(usual, key) or key == "epochs"
+                found += 1
+    assert found > 20
