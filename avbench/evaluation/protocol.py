@@ -16,8 +16,9 @@ import torch
 
 from avbench import registry
 from avbench.evaluation import predictions
-from avbench.evaluation.evaluator import Run, check_method_class
+from avbench.evaluation.evaluator import check_method_class
 from avbench.evaluation.metrics import AccuracyMatrix, accuracy_per_step
+from avbench.evaluation.run import Run
 from avbench.features import store
 from avbench.learning.memory import ExemplarMemory
 from avbench.learning.method import Method, resolve_settings

@@ -1,0 +1,91 @@
+"""What a run costs, and where it ran."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from avbench.evaluation.result import Environment, GitState
+from avbench.learning.method import Method
+
+_RECORDED = ("avbench", "av", "numpy", "pyarrow", "safetensors", "torch")
+
+
+class Meter:
+    """Measures a step: time, and memory of the process and on its GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._begun = time.perf_counter()
+        self._before: dict[str, Any] = {}
+        with suppress(OSError):  # where the system has this, a peak is of the step alone
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def add(self, before: dict[str, Any]) -> None:
+        """Count what the step cost before it was killed."""
+        self._before = before
+
+    def read(self) -> dict[str, Any]:
+        """Return the costs so far."""
+        gpu = torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else None
+        peaks = {"peak_memory_bytes": _peak_memory(), "peak_gpu_memory_bytes": gpu}
+        return {
+            "seconds": self._before.get("seconds", 0.0) + time.perf_counter() - self._begun,
+            **{k: v if v is None else max(v, self._before.get(k) or 0) for k, v in peaks.items()},
+        }
+
+
+def _peak_memory() -> int:
+    """Return the most memory this process had resident, in bytes."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    except (OSError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def environment_of(method_class: type[Method]) -> Environment:
+    """Record the machine, the packages, and the state of the method's code."""
+    return Environment(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        machine=platform.machine(),
+        cpu_count=os.cpu_count(),
+        torch_threads=torch.get_num_threads(),
+        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        packages={name: version(name) for name in _RECORDED},
+        git=_git_state(Path(inspect.getfile(method_class)).resolve()),
+    )
+
+
+@cache
+def _git_state(file: Path) -> GitState | None:
+    """Return the state of the checkout that tracks a file, as it was when first asked."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(file.parent), *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=60
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", file.name)
+        modified = git("status", "--porcelain", "--untracked-files=no") != ""
+        return GitState(commit=git("rev-parse", "HEAD"), modified=modified)
+    except (OSError, subprocess.SubprocessError):
+        return None
