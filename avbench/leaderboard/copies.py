@@ -69,6 +69,8 @@ def too_alike(errors: Sequence[Errors], start: int = 0) -> Iterator[Pair]:
     """
     from scipy.spatial.distance import cdist  # slow to import
 
+    if not errors:
+        return
     first = np.cumsum([0] + [len(one.wrong) for one in errors])
     counts = np.concatenate([one.counts for one in errors]).astype(np.float64)
     total = counts.sum(axis=1)
