@@ -17,7 +17,8 @@ from avbench.types import SPLITS, Split, UsageError
 if TYPE_CHECKING:
     from avbench.manifests.benchmark import Benchmark
     from avbench.media.backend import Backend
-    from avbench.media.prepare import Plan, Stage
+    from avbench.media.plan import Plan
+    from avbench.media.prepare import Stage
 
 _DONE: dict[str | None, str] = {"acquire": "have their original", "validate": "are sound"}
 _STAGES = ("acquire", "trim", "validate", "features")
@@ -174,13 +175,9 @@ def prepare(
     from avbench.features.encoder import open_encoder
     from avbench.features.extract import extract
     from avbench.manifests.benchmark import Benchmark
-    from avbench.media.prepare import (
-        Choice,
-        check_clips,
-        plan_clips,
-        prepare_clips,
-        put_outdated_aside,
-    )
+    from avbench.media.check import check_clips, put_outdated_aside
+    from avbench.media.plan import Choice, plan_clips
+    from avbench.media.prepare import prepare_clips
     from avbench.media.sources.base import Network
 
     asked = Benchmark.load(benchmark)
@@ -326,7 +323,9 @@ def _print_plan(chosen: Benchmark, plan: Plan, workers: int, *, as_json: bool) -
     if plan.refused:
         click.echo(f"  {plan.refused:,} that no source has (--retry-refused asks again)")
     basis = f"as {plan.measured_on:,} clips so far" if plan.measured_on else "by rule of thumb"
-    click.echo(f"  {size / 1e9:.1f} GB of clips, {plan.free_bytes / 1e9:.1f} GB are free")
+    free = plan.free_bytes
+    room = "room unknown" if free is None else f"{free / 1e9:.1f} GB are free"
+    click.echo(f"  {size / 1e9:.1f} GB of clips, {room}")
     click.echo(f"  {hours:.1f} hours on {workers} workers, downloads apart ({basis})")
     if chosen.spec.source_notes:
         click.echo(f"sources: {chosen.spec.source_notes}")

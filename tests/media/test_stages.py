@@ -18,15 +18,11 @@ from pathlib import Path
 import pytest
 
 from avbench.manifests.benchmark import Benchmark
+from avbench.media.check import check_clips, put_outdated_aside
 from avbench.media.ffmpeg import binary
 from avbench.media.ledger import Ledger, Outcome
-from avbench.media.prepare import (
-    Choice,
-    check_clips,
-    plan_clips,
-    prepare_clips,
-    put_outdated_aside,
-)
+from avbench.media.plan import Choice, plan_clips
+from avbench.media.prepare import prepare_clips
 from avbench.media.sources.base import Network
 from avbench.media.status import status_of
 from avbench.media.trim import trim
@@ -205,44 +201,8 @@ def test_processes_make_the_same_clips_as_threads(few: Few, backend: str) -> Non
     ]
 
 
-def test_a_dask_worker_that_is_killed_costs_nothing(few: Few) -> None:
-    import distributed
-
-    ids = [f"clip-{n:02d}" for n in range(24)]
-    benchmark = few(ids, sources=("render",), seconds=2.0)
-    prepare_clips(benchmark, workers=2, report=silent)
-    expected, rows = bytes_of(benchmark), ledger_of(benchmark)
-    for path in benchmark.home.rglob("*"):
-        if path.is_file():
-            path.unlink()
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
-    with distributed.LocalCluster(**options) as cluster:
-        victims = [worker.pid for worker in cluster.workers.values()]
-        killed = []
-
-        def report(what: str, done: int, total: int) -> None:
-            if done >= 8 and not killed:
-                killed.append(victims[0])
-                os.kill(victims[0], signal.SIGKILL)
-
-        done = prepare_clips(
-            benchmark,
-            workers=2,
-            report=report,
-            backend="dask",
-            scheduler=cluster.scheduler_address,
-        )
-    assert killed
-    assert (done.ok, done.failed) == (24, {})
-    assert bytes_of(benchmark) == expected
-    again = ledger_of(benchmark)
-    assert [(i, r.status, r.sha256, r.attempts) for i, r in again.items()] == [
-        (i, r.status, r.sha256, r.attempts) for i, r in rows.items()
-    ]
-    assert not list(benchmark.home.glob("scratch*"))
-
-
-def test_a_scheduler_that_is_not_there(few: Few) -> None:
+def test_a_scheduler_that_is_not_there(few: Few, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("avbench.media.backend._CONNECT_S", 0.5)
     benchmark = few(["a", "b"], sources=("render",))
     with pytest.raises(UsageError, match="--scheduler goes with --backend dask"):
         prepare_clips(benchmark, workers=1, report=silent, scheduler="tcp://127.0.0.1:1")
@@ -397,7 +357,7 @@ def test_a_disk_that_cannot_be_read_damages_no_clip(
         raise OSError(5, "Input/output error", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr("avbench.media.prepare._sha256", broken)
+        patch.setattr("avbench.media.check.sha256", broken)
         with pytest.raises(OSError, match="Input/output error"):
             check_clips(benchmark, workers=1, report=silent)
     assert bytes_of(benchmark) == good
