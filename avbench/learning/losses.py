@@ -79,7 +79,6 @@ def attention_distillation(
         new: The student's maps, (exemplars, L, S, d) over cells S or (exemplars, L, d) over frames.
         old: The teacher's.
         direction: "official" for KL(old || new), "paper" for KL(new || old).
-
         reduction: "paper" for the mean over frames and channels, "official" for their sum.
 
     Returns:
