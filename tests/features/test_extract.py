@@ -135,7 +135,6 @@ def test_a_damaged_clip_that_is_touched_is_encoded_again(benchmark: Benchmark) -
     after = run(benchmark, again)
     assert again.asked == [damaged]
     assert after.damaged() == []
-    assert after.features_hash == before.features_hash
 
 
 def test_a_clip_replaced_while_others_are_encoded_is_newer(benchmark: Benchmark) -> None:
