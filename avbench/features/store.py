@@ -438,7 +438,7 @@ def _read_failed(fs: AbstractFileSystem, root: str) -> dict[str, str]:
 def _read_index(fs: AbstractFileSystem, root: str) -> tuple[str, ...]:
     path = f"{root}/index.parquet"
     try:
-        index = pq.read_table(pa.BufferReader(fs.cat_file(path)), columns=["clip_id", "row"])
+        index = _read_table(fs, path)
         rows = index["row"].to_pylist()
         clip_ids = tuple(index["clip_id"].cast(pa.string()).to_pylist())
     except Exception as error:  # file systems raise what they like
@@ -452,10 +452,16 @@ def _read_digests(fs: AbstractFileSystem, root: str) -> list[bytes]:
     """Return the digest of every clip; none if the store is too old to have them."""
     path = f"{root}/index.parquet"
     try:
-        index = pq.read_table(pa.BufferReader(fs.cat_file(path)))
+        index = _read_table(fs, path)
         return index["sha256"].to_pylist() if "sha256" in index.column_names else []
     except Exception as error:  # file systems raise what they like
         raise _broken(path, "not a readable index of clips") from error
+
+
+def _read_table(fs: AbstractFileSystem, path: str) -> pa.Table:
+    content = pa.BufferReader(fs.cat_file(path))
+    # With threads of its own, Arrow sometimes aborts a process that ends right after.
+    return pq.read_table(content, use_threads=False, pre_buffer=False)
 
 
 def _reader(
