@@ -352,6 +352,7 @@ def test_new_method_overwrites_nothing(avbench, tmp_path):
 
 HUNGRY = """
 import resource
+import torch._dynamo  # as optimisers do when they are made; it needs 40 MB too
 from reference_methods.finetune import FineTuning
 
 class Hungry(FineTuning):

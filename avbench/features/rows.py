@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from threading import Barrier
 from tokenize import TokenError
 from typing import Any
 
@@ -66,6 +67,7 @@ class RowReader:
         if isinstance(fs, LocalFileSystem):
             self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             weakref.finalize(self, os.close, self._file)
+            _pool()
 
     def read(self, rows: Rows, out: Floats | None = None) -> Floats:
         """Read rows, in the order asked for.
@@ -146,7 +148,13 @@ class RowReader:
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_READERS, thread_name_prefix="avbench-reader")
+    pool = ThreadPoolExecutor(_READERS, thread_name_prefix="avbench-reader")
+    # Started at once: a process that is short of memory later starts no threads.
+    started = Barrier(_READERS + 1)
+    for _ in range(_READERS):
+        pool.submit(started.wait)
+    started.wait()
+    return pool
 
 
 def _array_start(head: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:

@@ -459,9 +459,9 @@ def _read_digests(fs: AbstractFileSystem, root: str) -> list[bytes]:
 
 
 def _read_table(fs: AbstractFileSystem, path: str) -> pa.Table:
-    content = pa.BufferReader(fs.cat_file(path))
-    # With threads of its own, Arrow sometimes aborts a process that ends right after.
-    return pq.read_table(content, use_threads=False, pre_buffer=False)
+    # Not by pq.read_table: its threads sometimes abort a process that ends soon after.
+    with pq.ParquetFile(pa.BufferReader(fs.cat_file(path))) as file:
+        return file.read(use_threads=False)
 
 
 def _reader(
