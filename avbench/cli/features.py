@@ -111,8 +111,7 @@ def verify_command(benchmark: str, preset: str | None, as_json: bool) -> None:
         if damaged:
             remedy = "import them again"
             if store.preset_name != "released":
-                clips = chosen.home / "clips"
-                remedy = f"touch their files in {clips} and run avbench prepare {chosen.name} again"
+                remedy = f"touch their .mp4 files and run avbench prepare {chosen.argument}"
             click.echo(f"next:  {remedy}")
     if damaged:
         sys.exit(1)
