@@ -91,14 +91,14 @@ from avbench.manifests.benchmark import Benchmark
 from avbench.types import silent
 
 importer._TOGETHER = 2
-halved = importer.unfinished.Unfinished.halved
+cast = importer.unfinished.Unfinished.cast
 
 def slow(self, clip_id, *features):
     print(clip_id, flush=True)
     time.sleep(float(sys.argv[3]))
-    return halved(self, clip_id, *features)
+    return cast(self, clip_id, *features)
 
-importer.unfinished.Unfinished.halved = slow
+importer.unfinished.Unfinished.cast = slow
 importer.import_released(Benchmark.load(sys.argv[1]), [Path(sys.argv[2])], report=silent)
 """
 
@@ -215,7 +215,10 @@ def test_a_zip_in_parts_is_read_without_joining_it(
     check(imported.store, benchmark.manifest.clip_ids)
     after = {path for path in tmp_path.rglob("*") if path.is_file()}
     assert after - before == set(files)
-    assert {path.name for path in imported.store.folder.parent.iterdir()} == {".lock", "released"}
+    assert {path.name for path in Path(imported.store.place).parent.iterdir()} == {
+        ".lock",
+        "released",
+    }
 
 
 def test_pieces_are_one_file(tmp_path: Path) -> None:
@@ -542,7 +545,7 @@ def test_hdf5_whose_bytes_turned_is_read_or_told_in_one_line(
         raise AvbenchError("some of it was")
 
     begun = SimpleNamespace(
-        entries=[], rows={}, halved=lambda *_: (), append=append, close=lambda: None
+        entries=[], rows={}, cast=lambda *_: (), append=append, close=lambda: None
     )
     monkeypatch.setattr(importer.unfinished, "begin", lambda *_: begun)
     monkeypatch.setattr(importer, "_TOGETHER", len(ids))

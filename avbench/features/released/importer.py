@@ -27,7 +27,8 @@ from avbench.features.released.archive import (
     published,
 )
 from avbench.features.released.dictionary import Refused, read_items
-from avbench.features.store import FeatureStore, Half, hash_clips, store_folder
+from avbench.features.rows import Floats
+from avbench.features.store import FeatureStore, hash_clips, store_folder
 from avbench.manifests.benchmark import Benchmark
 from avbench.resources import alone
 from avbench.types import AvbenchError, Report
@@ -142,10 +143,10 @@ def _import(
             stack.callback(target.close)
         rows = {clip_id: row for row, clip_id in enumerate(there)}
 
-        def features() -> Iterator[tuple[str, int, tuple[Half, Half]]]:
+        def features() -> Iterator[tuple[str, int, tuple[Floats, Floats]]]:
             try:
                 for clip_id, tokens in seen.items(rows.keys() - target.rows.keys()):
-                    yield clip_id, time_ns, target.halved(clip_id, sound[clip_id], tokens)
+                    yield clip_id, time_ns, target.cast(clip_id, sound[clip_id], tokens)
             except AvbenchError:
                 unfinished.clear(folder)  # of these files nothing will come
                 raise
