@@ -20,7 +20,7 @@ from pathlib import Path
 
 from avbench.manifests.benchmark import Benchmark
 from avbench.manifests.manifest import Clip
-from avbench.media import prepare
+from avbench.media import make, plan, prepare
 from avbench.media.sources.base import ClipUnavailable, SourceFile
 from avbench.types import silent
 
@@ -44,19 +44,19 @@ def measure(clips: int, folder: Path) -> tuple[float, float, float, int]:
     lines += [f"{n:07d},v{n // 2:06d},{10 * (n % 2)},c{n % 100},train" for n in range(clips)]
     (folder / "many.csv").write_text("\n".join(lines) + "\n")
     (folder / "many.toml").write_text(_TOML)
-    prepare.open_source = lambda *_: _Refuses()
+    make.open_source = plan.open_source = lambda *_: _Refuses()
     times = [time.perf_counter()]
     benchmark = Benchmark.load(str(folder / "many.toml"))
     assert len(benchmark.manifest) == clips
     times.append(time.perf_counter())
-    prepare.plan_clips(benchmark, sources=["refuses"])
+    plan.plan_clips(benchmark, sources=["refuses"])
     times.append(time.perf_counter())
     done = prepare.prepare_clips(benchmark, sources=["refuses"], workers=2, report=silent)
     times.append(time.perf_counter())
     assert sum(map(len, done.failed.values())) == clips
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    build, plan, run = (b - a for a, b in pairwise(times))
-    return build, plan, run, peak
+    build, planned, run = (b - a for a, b in pairwise(times))
+    return build, planned, run, peak
 
 
 def main() -> None:

@@ -109,7 +109,10 @@ class AFCLSC(HerdedReplay):
         _lsc(self.network).imprint(features, labels, n_init=n_init, seed=self.kmeans_seed())
 
     def kmeans_seed(self) -> int | None:
-        """Return the seed of k-means at this step."""
+        """Return the seed of k-means at this step.
+
+        A method of its own so that `benchmarks/parity.py` can draw as the authors' code does.
+        """
         return self.random.getrandbits(32)
 
 

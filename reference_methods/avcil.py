@@ -33,18 +33,19 @@ Contrast = Literal["official", "supcon", "eq7"]
 
 @dataclass(frozen=True)
 class AVCILSettings(PairedSettings):
-    """Settings of AV-CIL.
+    """Settings of AV-CIL, beside those of `PairedSettings`.
+
+    The inherited `kl_direction` holds for Eq. 9 and 10 as well as for Eq. 13.
 
     Attributes:
         temperature: tau of the similarity constraint (Eq. 6 and 7).
         lambda_instance: Weight of I-AVSS (Eq. 8).
         lambda_class: Weight of C-AVSS (Eq. 8).
         lambda_vad: Balance of spatial against temporal attention distillation (Eq. 11).
-        symmetric: Whether I-AVSS also asks each sight for its own sound; the mean of both.
         i_avss: Whether I-AVSS takes part; this and the next two are the switches of Table 3.
         c_avss: Whether C-AVSS takes part.
         vad: Whether VAD takes part.
-        kl_direction: "paper" takes KL(new || old) in Eq. 9, 10 and 13.
+        symmetric: Whether I-AVSS also asks each sight for its own sound; the mean of both.
         class_contrast: Variant of C-AVSS, see `class_similarity`.
         vad_reduction: "paper" averages over frames and channels (Eq. 9 and 10).
     """

@@ -44,7 +44,8 @@ class ICaRLFC(HerdedReplay):
     def loss(self, batch: Batch, task: Task) -> Tensor:
         """Return classification plus distillation of the old classes."""
         logits = self.network(batch.audio, batch.visual).logits
-        if self.settings.icarl_classify == "sigmoid":
+        sigmoid = self.settings.icarl_classify == "sigmoid"
+        if sigmoid:
             loss = sigmoid_classification(logits, batch.labels, task.old_classes)
         else:
             loss = F.cross_entropy(logits, batch.labels)
@@ -52,7 +53,11 @@ class ICaRLFC(HerdedReplay):
             return loss
         teacher = self.taught(batch).logits
         old = logits[:, : task.old_classes]
-        return loss + sigmoid_distillation(old, teacher, self.settings.icarl_distill)
+        distillation = sigmoid_distillation(old, teacher, self.settings.icarl_distill)
+        if sigmoid:
+            # Algorithm 3 sums over all classes: each counts alike, old or new.
+            return torch.lerp(loss, distillation, task.old_classes / task.seen_classes)
+        return loss + distillation
 
 
 class ICaRLNME(NearestMean, ICaRLFC):

@@ -17,7 +17,8 @@ from avbench.types import SPLITS, Split, UsageError
 if TYPE_CHECKING:
     from avbench.manifests.benchmark import Benchmark
     from avbench.media.backend import Backend
-    from avbench.media.prepare import Plan, Stage
+    from avbench.media.plan import Plan
+    from avbench.media.prepare import Stage
 
 _DONE: dict[str | None, str] = {"acquire": "have their original", "validate": "are sound"}
 _STAGES = ("acquire", "trim", "validate", "features")
@@ -174,13 +175,9 @@ def prepare(
     from avbench.features.encoder import open_encoder
     from avbench.features.extract import extract
     from avbench.manifests.benchmark import Benchmark
-    from avbench.media.prepare import (
-        Choice,
-        check_clips,
-        plan_clips,
-        prepare_clips,
-        put_outdated_aside,
-    )
+    from avbench.media.check import check_clips, put_outdated_aside
+    from avbench.media.plan import Choice, plan_clips
+    from avbench.media.prepare import prepare_clips
     from avbench.media.sources.base import Network
 
     asked = Benchmark.load(benchmark)

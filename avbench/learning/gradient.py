@@ -65,6 +65,8 @@ class GradientSettings:
             raise ValueError("weight_decay must not be negative")
         # From TOML it is a list.
         object.__setattr__(self, "milestones", tuple(self.milestones))
+        if any(milestone < 1 for milestone in self.milestones):
+            raise ValueError("milestones must each be at least 1")
 
     def check(
         self,

@@ -21,6 +21,13 @@ from avbench.types import AvbenchError, Modality, UsageError
 
 Log = Callable[[dict[str, Any]], None]
 
+_WORDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    tuple[int, ...]: "whole numbers such as 50,100",
+}
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -155,10 +162,5 @@ def _parse(key: str, text: str, kind: Any) -> Any:
         if kind in (int, float, str):
             return kind(text)
     except (KeyError, ValueError) as error:
-        word = (
-            "whole numbers such as 50,100"
-            if kind == tuple[int, ...]
-            else (f"a value of type {kind.__name__}")
-        )
-        raise UsageError(f"--set {key}={text}: {key} takes {word}") from error
+        raise UsageError(f"--set {key}={text}: {key} takes {_WORDS[kind]}") from error
     raise UsageError(f"--set {key}: a {kind} can only be set in a recipe")

@@ -14,6 +14,9 @@ from avbench.types import AvbenchError, UsageError
 Backend = Literal["threading", "loky", "dask"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
+_CONNECT_S = 20
+"""How long a scheduler is waited for."""
+
 Work = TypeVar("Work")
 Done = TypeVar("Done")
 
@@ -43,7 +46,7 @@ def pool(backend: Backend, *, workers: int, scheduler: str | None = None) -> Ite
     except ImportError as error:
         raise UsageError("--backend dask needs Dask: pip install distributed") from error
     local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": ":0"}
-    options: dict[str, Any] = {"address": scheduler, "timeout": 20} if scheduler else local
+    options: dict[str, Any] = {"address": scheduler, "timeout": _CONNECT_S} if scheduler else local
     try:
         connect: Any = distributed.Client
         client = connect(**options)

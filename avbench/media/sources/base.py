@@ -121,6 +121,11 @@ class StreamingSource(Source, Protocol):
         ...
 
 
+def is_remote(source: Source) -> bool:
+    """Whether a source downloads."""
+    return bool(getattr(source, "remote", False))
+
+
 def open_source(text: str, spec: BenchmarkSpec, network: Network) -> Source:
     """Open a source as a user names it, `NAME` or `NAME:ARGUMENT`.
 

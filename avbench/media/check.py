@@ -1,0 +1,98 @@
+"""Looking at clips again that are there: the stage `validate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from avbench.manifests.benchmark import Benchmark
+from avbench.media.backend import each, pool
+from avbench.media.ledger import Ledger, Outcome
+from avbench.media.places import clips_dir, put_aside, requests_of, sha256, sizes
+from avbench.media.plan import ALL, Choice, Work
+from avbench.media.probe import InvalidClip, validate
+from avbench.resources import alone
+from avbench.types import AvbenchError, Report
+
+
+def check_clips(
+    benchmark: Benchmark, *, workers: int, report: Report, choice: Choice = ALL
+) -> tuple[list[str], list[str]]:
+    """Decode all clips that are there again, and compare their checksums.
+
+    A damaged clip is put aside and noted in the ledger, so that the next run makes it again. One
+    cut to another time than the table has now is not looked at.
+
+    Returns:
+        The ids of the clips that are sound, and of the damaged ones.
+
+    Raises:
+        AvbenchError: If another run is at work on the benchmark, or no clip can be found.
+        OSError: If a clip cannot be read.
+    """
+    wanted = set(choice.of(benchmark))
+    benchmark = benchmark.base
+    sound, damaged = [], []
+    with (
+        alone(benchmark.home, f"checking {benchmark.name}"),
+        Ledger(benchmark.home / "ledger.sqlite") as ledger,
+        pool("threading", workers=workers),
+    ):
+        rows, requests = ledger.all(), requests_of(benchmark)
+        there = [
+            row
+            for i, row in rows.items()
+            if i in wanted and row.status == "ok" and row.request == requests[i]
+        ]
+        if there and not sizes(clips_dir(benchmark)):
+            raise AvbenchError(
+                f"{clips_dir(benchmark)}: none of {len(there)} clips is there: is a disk missing?"
+            )
+        check = _Check(clips_dir(benchmark), benchmark.spec.clip_seconds)
+        for done, (row, finding) in enumerate(each(check, there), start=1):
+            if not finding:
+                sound.append(row.clip_id)
+            else:
+                damaged.append(row.clip_id)
+                put_aside([row.clip_id], benchmark)
+                failed = Outcome(row.clip_id, "failed", row.source, row.request, attempts=0)
+                ledger.record(replace(failed, failure="invalid", reason="damaged", detail=finding))
+            report("checking clips", done, len(there))
+    return sorted(sound), sorted(damaged)
+
+
+def put_outdated_aside(benchmark: Benchmark) -> None:
+    """Move away clips that were cut to another time or length than the table has now.
+
+    Raises:
+        AvbenchError: If another run is at work on the benchmark.
+    """
+    benchmark = benchmark.base
+    if not (benchmark.home / "ledger.sqlite").is_file():
+        return
+    with (
+        alone(benchmark.home, f"preparing {benchmark.name}"),
+        Ledger(benchmark.home / "ledger.sqlite") as ledger,
+    ):
+        work = Work(benchmark, benchmark.manifest.clip_ids, ledger)
+        put_aside(work.outdated, benchmark)
+
+
+@dataclass(frozen=True)
+class _Check:
+    """Looks at one clip again, in a worker; what cannot be read is not taken for damaged."""
+
+    clips_dir: Path
+    seconds: float
+
+    def __call__(self, row: Outcome) -> tuple[Outcome, str]:
+        path = self.clips_dir / f"{row.clip_id}.mp4"
+        try:
+            if sha256(path) != row.sha256:
+                return row, "its bytes have changed"
+            validate(path, seconds=self.seconds)
+        except FileNotFoundError:
+            return row, "it is gone"
+        except InvalidClip as error:
+            return row, str(error)
+        return row, ""
