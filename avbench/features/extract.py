@@ -15,6 +15,8 @@ from avbench.features.encoder import Encoder
 from avbench.features.store import FeatureStore, Half, NotFinite, hash_preset, store_folder
 from avbench.features.unfinished import Unfinished
 from avbench.manifests.benchmark import Benchmark
+from avbench.media.places import file_name, places_of
+from avbench.media.storage import Folder
 from avbench.resources import alone
 from avbench.types import AvbenchError, Report
 
@@ -92,7 +94,7 @@ class _Clip:
     """The file of a clip, as it was when the run began."""
 
     clip_id: str
-    path: Path
+    folder: Folder
     mtime_ns: int
 
 
@@ -165,7 +167,7 @@ def _fill(
                 else:
                     given = next(inputs)
                     if isinstance(given, AvbenchError):
-                        found[clip.clip_id] = _reason(given, clip)
+                        found[clip.clip_id] = str(given)
                     else:
                         fresh.append((clip, given))
             encoded = encoder.encode([given for _, given in fresh]) if fresh else []
@@ -173,7 +175,8 @@ def _fill(
                 try:
                     found[clip.clip_id] = target.halved(clip.clip_id, *features)
                 except NotFinite as error:
-                    found[clip.clip_id] = _reason(error, clip)
+                    # In words common to all such clips.
+                    found[clip.clip_id] = str(error).replace(f" of clip {clip.clip_id}", "")
             target.append((c.clip_id, c.mtime_ns, found[c.clip_id]) for c in batch)
             report("features", done + start + len(batch), len(clips))
     finally:
@@ -183,13 +186,17 @@ def _fill(
 def _ahead(
     pool: ThreadPoolExecutor, encoder: Encoder, clips: Iterable[_Clip], ahead: int
 ) -> Iterator[Any]:
-    """Read clips in threads, in order, never more than so many before they are asked for."""
+    """Read clips in threads, in order, never more than so many before they are asked for.
+
+    Gives what an encoder reads, or why it cannot.
+    """
 
     def read(clip: _Clip) -> Any:
-        try:
-            return encoder.read(clip.path)
-        except AvbenchError as error:
-            return error
+        with clip.folder.opened(file_name(clip.clip_id)) as path:
+            try:
+                return encoder.read(path)
+            except AvbenchError as error:
+                return AvbenchError(str(error).replace(f"{path}: ", ""))
 
     waiting: deque[Future[Any]] = deque()
     for clip in clips:
@@ -200,19 +207,14 @@ def _ahead(
         yield waiting.popleft().result()
 
 
-def _reason(error: AvbenchError, clip: _Clip) -> str:
-    """The same for every clip with the same trouble."""
-    return str(error).replace(f"{clip.path}: ", "").replace(f" of clip {clip.clip_id}", "")
-
-
 def _clips(benchmark: Benchmark) -> list[_Clip]:
     """The clips that are there, in the manifest's order."""
-    folder = benchmark.home / "clips"
-    there = {path.name for path in folder.glob("*.mp4")}
-    paths = {i: folder / f"{i}.mp4" for i in benchmark.manifest.clip_ids if f"{i}.mp4" in there}
-    if not paths:
+    folder = places_of(benchmark).clips
+    files = folder.files()
+    there = [clip_id for clip_id in benchmark.manifest.clip_ids if file_name(clip_id) in files]
+    if not there:
         raise AvbenchError(f"no clips in {folder}: run avbench prepare {benchmark.argument}")
-    return [_Clip(clip_id, path, path.stat().st_mtime_ns) for clip_id, path in paths.items()]
+    return [_Clip(clip_id, folder, files[file_name(clip_id)].mtime_ns) for clip_id in there]
 
 
 def _previous(folder: Path, preset: dict[str, Any]) -> FeatureStore | None:
