@@ -238,7 +238,7 @@ def prepare(
             ready = int((store.rows_of(wanted) >= 0).sum())
     done = f"are ready, with {name} features" if store else _DONE.get(stage, "are ready")
     if as_json:
-        features = str(store.folder) if store else None
+        features = store.place if store else None
         counts = {"clips": len(wanted), "ready": ready, "failed": failed}
         print_json({"benchmark": chosen.name, **counts, "features": features})
     else:

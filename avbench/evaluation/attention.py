@@ -148,12 +148,12 @@ def _features(result: Result, benchmark: Benchmark, clip_id: str) -> tuple[Featu
         raise UsageError(f"{benchmark.name} has no clip {clip_id!r}: see avbench splits show")
     store = FeatureStore.of(benchmark, config["preset"])
     if store.features_hash != config["features_hash"]:
-        raise AvbenchError(f"{store.folder}: not the features the run was made from")
+        raise AvbenchError(f"{store.place}: not the features the run was made from")
     row = int(store.rows_of([clip_id])[0])
     if row < 0:
         raise AvbenchError(f"{clip_id} has no features: run avbench prepare {benchmark.argument}")
     if math.isqrt(store.cells) ** 2 != store.cells:
         raise AvbenchError(
-            f"{store.folder}: {store.cells} cells a frame are no square grid: use other features"
+            f"{store.place}: {store.cells} cells a frame are no square grid: use other features"
         )
     return store, row

@@ -12,7 +12,8 @@ from typing import Any
 
 from avbench.features import unfinished
 from avbench.features.encoder import Encoder
-from avbench.features.store import FeatureStore, Half, NotFinite, hash_preset, store_folder
+from avbench.features.rows import Floats, NotFinite
+from avbench.features.store import HALF, FeatureStore, hash_preset, store_folder
 from avbench.features.unfinished import Unfinished
 from avbench.manifests.benchmark import Benchmark
 from avbench.media.places import file_name, places_of
@@ -54,7 +55,7 @@ def extract(
         previous = _previous(folder, preset)
         kept = _Kept()
         if previous:
-            kept.add_store(previous, clips)
+            kept.add_store(previous, folder, clips)
             same = previous.fingerprint == benchmark.manifest.fingerprint
             if same and kept.is_all_of(previous, clips):
                 unfinished.clear(folder)
@@ -102,12 +103,12 @@ class _Clip:
 class _Kept:
     """What earlier runs found out about clips whose files are the same: features, or failures."""
 
-    features: dict[str, Callable[[], tuple[Half, Half]]] = field(default_factory=dict)
+    features: dict[str, Callable[[], tuple[Floats, Floats]]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
-    def add_store(self, store: FeatureStore, clips: Sequence[_Clip]) -> None:
-        """Add what a finished store holds of clips no newer than it."""
-        written = (store.folder / "store.json").stat().st_mtime_ns
+    def add_store(self, store: FeatureStore, folder: Path, clips: Sequence[_Clip]) -> None:
+        """Add what a finished store in a folder holds of clips no newer than it."""
+        written = (folder / "store.json").stat().st_mtime_ns
         old = [clip.clip_id for clip in clips if clip.mtime_ns <= written]
         for clip_id, row in zip(old, store.rows_of(old).tolist(), strict=True):
             if row >= 0:
@@ -133,7 +134,7 @@ class _Kept:
         return known and list(self.features) == [*store.clip_ids] and self.failed == store.failed
 
 
-def _reader(source: FeatureStore | Unfinished, row: int) -> Callable[[], tuple[Half, Half]]:
+def _reader(source: FeatureStore | Unfinished, row: int) -> Callable[[], tuple[Floats, Floats]]:
     return lambda: source.read(row)
 
 
@@ -157,7 +158,7 @@ def _fill(
         inputs = _ahead(pool, encoder, todo, 2 * size + workers)
         for start in range(0, len(rest), size):
             batch = rest[start : start + size]
-            found: dict[str, tuple[Half, Half] | str] = {}
+            found: dict[str, tuple[Floats, Floats] | str] = {}
             fresh = []
             for clip in batch:
                 if clip.clip_id in kept.features:
@@ -173,7 +174,7 @@ def _fill(
             encoded = encoder.encode([given for _, given in fresh]) if fresh else []
             for (clip, _), features in zip(fresh, encoded, strict=True):
                 try:
-                    found[clip.clip_id] = target.halved(clip.clip_id, *features)
+                    found[clip.clip_id] = target.cast(clip.clip_id, *features)
                 except NotFinite as error:
                     # In words common to all such clips.
                     found[clip.clip_id] = str(error).replace(f" of clip {clip.clip_id}", "")
@@ -218,12 +219,13 @@ def _clips(benchmark: Benchmark) -> list[_Clip]:
 
 
 def _previous(folder: Path, preset: dict[str, Any]) -> FeatureStore | None:
-    """The store of an earlier run, if it is whole and its preset the same."""
+    """The store of an earlier run, if it is whole and its preset and precision the same."""
     try:
         store = FeatureStore.open(folder)
     except AvbenchError:
         return None
-    return store if store.preset_hash == hash_preset(preset) else None
+    same = store.preset_hash == hash_preset(preset) and store.dtype == HALF
+    return store if same else None
 
 
 def _goes_on(left: Unfinished, clips: Sequence[_Clip]) -> bool:
