@@ -6,11 +6,13 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from avbench import resources
 from avbench.evaluation.evaluator import evaluate
 from avbench.evaluation.result import Result
 from avbench.evaluation.score import score
-from avbench.leaderboard import evidence
+from avbench.leaderboard import decode, evidence
 from avbench.leaderboard.board import Board
 from avbench.leaderboard.check import check
 from avbench.leaderboard.submit import (
@@ -268,6 +270,26 @@ def test_hostile_bundles_are_refused(tmp_path, members, message):
     assert files(tmp_path) == {"b.zip"}
 
 
+def test_members_that_ask_for_memory_to_unfold_are_refused(tmp_path, candidate):
+    with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("entry.json", "{}")
+        archive.writestr("predictions.parquet", b"")
+    refused(lambda: from_bundle(tmp_path / "b.zip"), "must be stored or deflated")
+
+
+def test_a_decoder_that_dies_is_a_line_and_the_next_file_gets_another(candidate, monkeypatch, toy):
+    made, layout = candidate(), evidence.Layout(toy)
+    parse = partial(evidence.parse, made.data, layout, "it")
+    decode._running().process.kill()  # by anything, before the file came
+    decode._running().process.wait()
+    parse()
+    decode._running.cache_clear()
+    monkeypatch.setattr(decode.sys, "executable", shutil.which("false"))
+    refused(parse, "it: not predictions of toy-ci: not decoded within 512 MiB and 20 s")
+    monkeypatch.undo()
+    parse()
+
+
 def test_members_given_twice_are_refused(tmp_path, candidate):
     to_bundle(candidate(), tmp_path / "b.zip")
     with (
@@ -287,8 +309,8 @@ def table_bytes(columns, **options):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (lambda: b"PAR1" * 3, "not predictions of a board"),
-        (lambda: b"", "not predictions of a board"),
+        (lambda: b"PAR1" * 3, "not predictions of toy-ci"),
+        (lambda: b"", "not predictions of toy-ci"),
         (lambda: table_bytes({"seed-0": [0.5] * 360}), "int16"),
         (lambda: table_bytes({"seed-0": [np.nan] * 360}), "int16"),
         (lambda: table_bytes({"x": small([0] * 360)}), "columns must be"),
@@ -298,13 +320,14 @@ def table_bytes(columns, **options):
             "ascending",
         ),
         (lambda: table_bytes({f"seed-{i}": small([0] * 360) for i in range(101)}), "at most 100"),
-        (lambda: table_bytes({"seed-0": small([0] * 359)}), "359 rows, but toy-ci has 360"),
+        (lambda: table_bytes({"seed-0": small([0] * 359)}), "359 rows, but there must be 360"),
         (lambda: table_bytes({"seed-0": small([None] * 360)}), "no prediction for some clips"),
         (lambda: table_bytes({"seed-0": small([11] * 360)}), "predicts class 11 in row 1"),
         (lambda: table_bytes({"seed-0": small([-1] * 360)}), "predicts class -1 in row 1"),
         (lambda: table_bytes({"seed-0": small([0] * 360)}, row_group_size=10), "row groups"),
+        (lambda: huge_page(), "malloc of size 2147483"),  # noqa: PLW0108
         # Tiny on disk, a billion rows in its own account.
-        (lambda: billion_rows(), "1,000,000,000 rows, but toy-ci has 360"),  # noqa: PLW0108
+        (lambda: billion_rows(), "1,000,000,000 rows, but there must be 360"),  # noqa: PLW0108
     ],
 )
 def test_hostile_predictions_are_refused(tmp_path, candidate, data, message):
@@ -328,6 +351,22 @@ def billion_rows():
     assert new in tail
     assert old != new
     return bytes(data[:footer]) + tail + len(tail).to_bytes(4, "little") + b"PAR1"
+
+
+def huge_page():
+    """A file whose page says that it unfolds to 2 GB, and whose metadata know nothing of it."""
+    values = np.random.default_rng(0).integers(0, 12, 360)
+    data = table_bytes({"seed-0": small(values)}, use_dictionary=False, compression="zstd")
+    column = pq.read_metadata(io.BytesIO(data)).row_group(0).column(0)
+    # Behind the page's type, a whole number in Thrift's compact form (0x15), comes its size.
+    assert data[4:7] == b"\x15\x00\x15"
+    data = data[:7] + varint(2 * (2**31 - 1), 5) + data[9:]
+    # The account of the column: unfolded size and size on disk (0x16), which is three more now.
+    sizes = [column.total_uncompressed_size, column.total_compressed_size]
+    there = b"".join(b"\x16" + varint(2 * size, 2) for size in sizes)
+    more = b"".join(b"\x16" + varint(2 * size, 2) for size in (sizes[0], sizes[1] + 3))
+    assert data.count(there) == 1
+    return data.replace(there, more)
 
 
 def varint(value, length):
