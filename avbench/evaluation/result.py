@@ -30,6 +30,7 @@ from avbench.evaluation.statistics import (
     percentile_interval,
     summarise,
 )
+from avbench.learning.stopwatch import Phase
 from avbench.resources import read_json
 from avbench.types import AvbenchError, Modality, Split
 
@@ -111,6 +112,9 @@ class StepCost(_Record):
     """Numbers of the checkpoint: all that is kept of what was learned, beside exemplars."""
     exemplars: ExemplarUse
     """What the memory holds at the end of the step."""
+    profile: dict[Phase, Annotated[float, Field(ge=0)]] | None = None
+    """Wall time by phase, in seconds; of one inside another the inner counts. Null without
+    `--profile`."""
 
 
 class GitState(_Record):
