@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO
 
-from avbench.types import AvbenchError
+from avbench.types import AvbenchError, Modality
 
 # Beyond them a process has more threads than a small network keeps busy.
 _MOST_THREADS = 8
@@ -38,7 +39,7 @@ class Job:
 
     benchmark: str
     method: str
-    modality: str
+    modality: Modality
     seeds: tuple[int, ...]
     out: str
     preset: str
@@ -57,18 +58,16 @@ def fair_threads(workers: int) -> int:
 def run_apart(job: Job) -> tuple[str, str | None]:
     """Do a job in a new process, and wait for it.
 
-    What the process prints goes to a log beside the run directory, which is kept if it crashed.
+    What a process printed that crashed is kept in a log beside the run directory.
 
     Returns:
         The run directory, and why the run failed; None if it did not.
     """
-    log = Path(f"{job.out}.log")
     command = [sys.executable, "-m", __name__, json.dumps(asdict(job))]
     threads = {"OMP_NUM_THREADS": str(job.threads), "OMP_WAIT_POLICY": "PASSIVE"}
     try:
-        log.parent.mkdir(parents=True, exist_ok=True)
         with (
-            log.open("wb") as printed,
+            tempfile.TemporaryFile() as printed,
             # Out of reach of the terminal's Ctrl-C: it ends when its standard input does.
             subprocess.Popen(
                 command,
@@ -85,18 +84,45 @@ def run_apart(job: Job) -> tuple[str, str | None]:
                 code = process.wait()
             finally:
                 process.kill()
+            if code == 0:
+                return job.out, None
+            return job.out, answer.decode(errors="replace") or _crash(job, code, printed)
     except OSError as error:
         return job.out, str(error)
-    reason = answer.decode(errors="replace").strip()
-    if code == 0 or reason:
-        log.unlink(missing_ok=True)
-        return job.out, None if code == 0 else reason
+
+
+def run_here(job: Job) -> None:
+    """Do a job in this process.
+
+    Raises:
+        AvbenchError: As `evaluate` does.
+    """
+    from avbench.evaluation.evaluator import evaluate  # torch: slow to import
+    from avbench.manifests.benchmark import Benchmark
+
+    evaluate(
+        Benchmark.load(job.benchmark),
+        job.method,
+        modality=job.modality,
+        seeds=job.seeds,
+        out=Path(job.out),
+        preset=job.preset,
+        settings=job.settings,
+        device=job.device,
+        allow_missing=job.allow_missing,
+    )
+
+
+def _crash(job: Job, code: int, printed: IO[bytes]) -> str:
+    """Say how a process ended that gave no reason, and keep what it printed."""
     if code < 0:
-        cause = f"ended by signal {-code}, perhaps for want of memory: run the same command again"
-        log.unlink(missing_ok=True)
-        return job.out, cause
-    last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return job.out, f"{last[-1] if last else f'exit code {code}'} (see {log})"
+        return f"ended by signal {-code}, perhaps for want of memory: run the same command again"
+    printed.seek(0)
+    text = printed.read().decode(errors="replace")
+    log = Path(f"{job.out}.log")
+    log.write_text(text, encoding="utf-8")
+    last = text.strip().splitlines()
+    return f"{last[-1] if last else f'exit code {code}'} (see {log})"
 
 
 def _main() -> None:
@@ -104,19 +130,8 @@ def _main() -> None:
     # What a method prints must not be taken for the answer.
     answer = os.dup(1)
     os.dup2(2, 1)
-    job: dict[str, Any] = json.loads(sys.argv[1])
-    for unneeded in ("home", "threads"):
-        del job[unneeded]
     try:
-        from avbench.evaluation.evaluator import evaluate
-        from avbench.manifests.benchmark import Benchmark
-
-        evaluate(
-            Benchmark.load(job.pop("benchmark")),
-            job.pop("method"),
-            out=Path(job.pop("out")),
-            **job,
-        )
+        run_here(Job(**json.loads(sys.argv[1])))
     except (AvbenchError, OSError) as error:
         os.write(answer, str(error).encode())
         sys.exit(1)

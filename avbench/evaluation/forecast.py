@@ -88,7 +88,7 @@ def forecast(
         device: What they compute on.
     """
     seconds = [_seconds(run) for run in runs]
-    clips = [_clips_seen(benchmark, run) for run in runs]
+    clips = [clips_seen(benchmark, run) for run in runs]
     rates: dict[Modality, list[float]] = {}
     for run, took, seen in zip(runs, seconds, clips, strict=True):
         if took:
@@ -122,7 +122,7 @@ def _seconds(run: Expected) -> list[float]:
     return found
 
 
-def _clips_seen(benchmark: Benchmark, run: Expected) -> int:
+def clips_seen(benchmark: Benchmark, run: Expected) -> int:
     """Return how many clips one seed trains on or validates, counted anew in every epoch."""
     manifest, steps = benchmark.manifest, benchmark.spec.steps
     train, val = (
