@@ -36,10 +36,11 @@ audits: .venv/avbench
 	  $(BIN)/avbench splits audit $$name --out docs/audits/$$name.md || exit 1; \
 	done
 
-# The schema of result.json; a test compares it with the code.
+# The schemas of result.json and of the leaderboards; tests compare them with the code.
 schema: .venv/avbench
 	mkdir -p docs/schema
 	$(BIN)/python -m avbench.evaluation.result > docs/schema/result.json
+	$(BIN)/python -m avbench.leaderboard.board > docs/schema/leaderboard.json
 
 clean:
 	rm -rf .venv build dist

@@ -46,6 +46,29 @@ def home() -> Path:
         raise AvbenchError(f"no folder {configured}: set AVBENCH_HOME to one") from error
 
 
+def storage() -> str:
+    """Return where clips and originals go, a path or an address: `$AVBENCH_STORAGE`, or `home()`.
+
+    Raises:
+        AvbenchError: As `home`.
+    """
+    return os.environ.get("AVBENCH_STORAGE") or str(home())
+
+
+def host_folder() -> Path:
+    """Return a folder for what all processes of this user on this host share.
+
+    Raises:
+        AvbenchError: If it cannot be made, or belongs to somebody else.
+    """
+    folder = Path(tempfile.gettempdir(), f"avbench-{os.getuid()}")
+    with writing(folder):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.lstat().st_uid != os.getuid():
+            raise AvbenchError(f"{folder} belongs to somebody else: set TMPDIR to another folder")
+    return folder
+
+
 @contextmanager
 def writing(target: Path) -> Iterator[None]:
     """Turn what a disk can do wrong while `target` is written into one clear line.

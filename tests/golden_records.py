@@ -30,19 +30,12 @@ def tensor(values: Any, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.as_tensor(np.asarray(values, dtype=np.float64)).to(dtype)
 
 
-def close(
-    actual: Any, expected: Any, dtype: torch.dtype = torch.float64, *, size: float = 1.0
-) -> None:
-    """Fail unless numbers computed in a precision are the expected ones.
-
-    Numbers that are sums of others may be off by the rounding of those, whose size this is.
-    """
+def close(actual: Any, expected: Any, dtype: torch.dtype = torch.float64) -> None:
+    """Fail unless numbers computed in a precision are the expected ones."""
     if isinstance(actual, Tensor):
         assert actual.dtype == dtype
         actual = actual.detach().numpy()
-    np.testing.assert_allclose(
-        actual, expected, rtol=EXACT[dtype], atol=EXACT[dtype] * max(1, size)
-    )
+    np.testing.assert_allclose(actual, expected, rtol=EXACT[dtype], atol=EXACT[dtype])
 
 
 def batch_of(record: dict[str, Any], prefix: str, dtype: torch.dtype) -> Batch:

@@ -262,6 +262,25 @@ def test_corrupt_features_are_one_line(avbench, tmp_path):
     assert "store.json" in one_line(result)
 
 
+def test_features_that_changed_on_disk_are_named(avbench, tiny, with_features):
+    store = with_features(tiny())
+    home = {"AVBENCH_HOME": os.environ["AVBENCH_HOME"]}
+    whole = avbench("features", "verify", "tiny.toml", env=home)
+    assert whole.stdout == "120 of 120 clips are whole\n"
+    visual = Path(store.place) / "visual.npy"
+    content = bytearray(visual.read_bytes())
+    content[-1] ^= 1
+    visual.write_bytes(content)
+    damaged = avbench("features", "verify", "tiny.toml", env=home, expect=1).stdout
+    assert f"row 119, clip {store.clip_ids[-1]}: not what was written" in damaged
+    assert "119 of 120 clips are whole" in damaged
+    record = avbench("features", "verify", "tiny.toml", "--json", env=home, expect=1).stdout
+    assert json.loads(record)["damaged"] == {store.clip_ids[-1]: 119}
+    assert "no features" in one_line(
+        avbench("features", "verify", "tiny.toml", "--preset", "avcil", env=home, expect=1)
+    )
+
+
 def test_evaluate_in_full(avbench, tiny, with_features, tmp_path, monkeypatch):
     monkeypatch.setenv("AVBENCH_HOME", str(tmp_path / "home"))
     with_features(tiny())
@@ -333,6 +352,7 @@ def test_new_method_overwrites_nothing(avbench, tmp_path):
 
 HUNGRY = """
 import resource
+import torch._dynamo  # as optimisers do when they are made; it needs 40 MB too
 from reference_methods.finetune import FineTuning
 
 class Hungry(FineTuning):

@@ -1,4 +1,4 @@
-"""`avbench features`: bring published features into the store."""
+"""`avbench features`: bring published features into the store, and check what is there."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from avbench.cli.output import json_option, print_json, progress
 
 @click.group()
 def features() -> None:
-    """Frozen features that others made.
+    """Import frozen features that others made, and check those that are there.
 
     Those of the encoders of `avbench list` are made by `avbench prepare`.
 
     \b
-    Example:
+    Examples:
       avbench features import ave-ci AVE/
+      avbench features verify ave-ci --preset released
     """
 
 
@@ -56,7 +57,7 @@ def import_command(benchmark: str, files: tuple[Path, ...], as_json: bool) -> No
                 "ready": ready,
                 "missing": imported.missing,
                 "strangers": imported.strangers,
-                "features": str(imported.store.folder),
+                "features": imported.store.place,
             }
         )
     else:
@@ -66,6 +67,51 @@ def import_command(benchmark: str, files: tuple[Path, ...], as_json: bool) -> No
             click.echo(f"  {len(clips):,} have {what} ({examples})")
         if imported.strangers:
             click.echo(f"  {imported.strangers:,} ids in the files are not of {chosen.name}")
-        click.echo(f"in {imported.store.folder}")
+        click.echo(f"in {imported.store.place}")
     if ready < total:
+        sys.exit(1)
+
+
+@features.command("verify")
+@click.argument("benchmark")
+@click.option("--preset", help="Which features.  [default: the benchmark's]")
+@json_option
+def verify_command(benchmark: str, preset: str | None, as_json: bool) -> None:
+    """Read all features of a benchmark and check that they are those that were written.
+
+    Exit code 1 if any clip's are not.
+
+    \b
+    Examples:
+      avbench features verify toy-ci
+      avbench features verify ave-ci --preset released
+    """
+    from avbench.features.store import FeatureStore
+    from avbench.manifests.benchmark import Benchmark
+
+    chosen = Benchmark.load(benchmark).base
+    store = FeatureStore.of(chosen, preset or chosen.spec.preset)
+    with progress() as report:
+        damaged = store.damaged(report)
+    rows = store.rows_of(damaged).tolist()
+    if as_json:
+        print_json(
+            {
+                "benchmark": chosen.name,
+                "preset": store.preset_name,
+                "features": store.place,
+                "clips": len(store),
+                "damaged": dict(zip(damaged, rows, strict=True)),
+            }
+        )
+    else:
+        for clip_id, row in zip(damaged, rows, strict=True):
+            click.echo(f"{store.place}: row {row}, clip {clip_id}: not what was written")
+        click.echo(f"{len(store) - len(damaged):,} of {len(store):,} clips are whole")
+        if damaged:
+            remedy = "import them again"
+            if store.preset_name != "released":
+                remedy = f"touch their .mp4 files and run avbench prepare {chosen.argument}"
+            click.echo(f"next:  {remedy}")
+    if damaged:
         sys.exit(1)

@@ -233,7 +233,7 @@ def prepare(
             ready = int((store.rows_of(wanted) >= 0).sum())
     done = f"are ready, with {name} features" if store else _DONE.get(stage, "are ready")
     if as_json:
-        features = str(store.folder) if store else None
+        features = store.place if store else None
         counts = {"clips": len(wanted), "ready": ready, "failed": failed}
         print_json({"benchmark": chosen.name, **counts, "features": features})
     else:
@@ -318,7 +318,9 @@ def _print_plan(chosen: Benchmark, plan: Plan, workers: int, *, as_json: bool) -
     if plan.refused:
         click.echo(f"  {plan.refused:,} that no source has (--retry-refused asks again)")
     basis = f"as {plan.measured_on:,} clips so far" if plan.measured_on else "by rule of thumb"
-    click.echo(f"  {size / 1e9:.1f} GB of clips, {plan.free_bytes / 1e9:.1f} GB are free")
+    free = plan.free_bytes
+    room = "room unknown" if free is None else f"{free / 1e9:.1f} GB are free"
+    click.echo(f"  {size / 1e9:.1f} GB of clips, {room}")
     click.echo(f"  {hours:.1f} hours on {workers} workers, downloads apart ({basis})")
     if chosen.spec.source_notes:
         click.echo(f"sources: {chosen.spec.source_notes}")

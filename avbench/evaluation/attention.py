@@ -21,6 +21,7 @@ from avbench.features.store import FeatureStore
 from avbench.learning.gradient import GradientMethod
 from avbench.learning.method import Method, Setup
 from avbench.manifests.benchmark import Benchmark
+from avbench.media.places import file_name, places_of
 from avbench.types import AvbenchError, UsageError
 
 _SIDE = 224
@@ -114,11 +115,12 @@ def draw_attention(
     chosen = Benchmark.load(benchmark or result.config["benchmark"])
     seed = result.seeds[0] if seed is None else seed
     found = attention(run, chosen, clip_id, seed=seed)
-    path = chosen.home / "clips" / f"{clip_id}.mp4"
-    if not path.is_file():
-        raise AvbenchError(f"no clip {path}: run avbench prepare {chosen.argument}")
-    frames = found.temporal.shape[1]
-    clip = decode(path, frames=_TUBELET * frames, height=_SIDE, width=_SIDE, sample_rate=16_000)
+    clips, name = places_of(chosen).clips, file_name(clip_id)
+    if not clips.has(name):
+        raise AvbenchError(f"no clip {clips}/{name}: run avbench prepare {chosen.argument}")
+    frames = _TUBELET * found.temporal.shape[1]
+    with clips.opened(name) as path:
+        clip = decode(path, frames=frames, height=_SIDE, width=_SIDE, sample_rate=16_000)
     label = chosen.manifest.table["label"][chosen.manifest.clip_ids.index(clip_id)].as_py()
     title = f"{result.name}, seed {seed}: {clip_id} ({label})"
     plot_attention(clip.pictures[::_TUBELET], found.spatial, found.temporal, out, title=title)
@@ -146,12 +148,12 @@ def _features(result: Result, benchmark: Benchmark, clip_id: str) -> tuple[Featu
         raise UsageError(f"{benchmark.name} has no clip {clip_id!r}: see avbench splits show")
     store = FeatureStore.of(benchmark, config["preset"])
     if store.features_hash != config["features_hash"]:
-        raise AvbenchError(f"{store.folder}: not the features the run was made from")
+        raise AvbenchError(f"{store.place}: not the features the run was made from")
     row = int(store.rows_of([clip_id])[0])
     if row < 0:
         raise AvbenchError(f"{clip_id} has no features: run avbench prepare {benchmark.argument}")
     if math.isqrt(store.cells) ** 2 != store.cells:
         raise AvbenchError(
-            f"{store.folder}: {store.cells} cells a frame are no square grid: use other features"
+            f"{store.place}: {store.cells} cells a frame are no square grid: use other features"
         )
     return store, row

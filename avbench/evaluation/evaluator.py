@@ -224,16 +224,16 @@ def coverage_of(benchmark: Benchmark, store: FeatureStore, allow_missing: bool) 
     manifest = benchmark.manifest
     remedy = f"run avbench prepare {benchmark.argument}"
     if store.preset.get("clip_seconds") != float(benchmark.spec.clip_seconds):
-        raise AvbenchError(f"{store.folder}: features of clips of another length: {remedy}")
+        raise AvbenchError(f"{store.place}: features of clips of another length: {remedy}")
     if store.fingerprint != benchmark.base.manifest.fingerprint:
-        raise AvbenchError(f"{store.folder}: features of another version of the manifest: {remedy}")
+        raise AvbenchError(f"{store.place}: features of another version of the manifest: {remedy}")
     present = store.rows_of(manifest.clip_ids) >= 0
     rows = {split: manifest.rows(split) for split in SPLITS}
     coverage: Coverage = {s: float(present[r].mean()) if len(r) else 1.0 for s, r in rows.items()}
     if not present.all() and not allow_missing:
         missing = int((~present).sum())
         raise AvbenchError(
-            f"{missing} of {len(present)} clips have no features in {store.folder}:"
+            f"{missing} of {len(present)} clips have no features in {store.place}:"
             f" {remedy}, or pass --allow-missing"
         )
     tested = np.bincount(manifest.step_of_row[rows["test"]][present[rows["test"]]])
@@ -273,14 +273,14 @@ def open_store(benchmark: Benchmark, preset: str) -> FeatureStore:
     if preset not in known and not store_folder(benchmark, preset).is_dir():
         raise registry.unknown("preset", preset, known)
     store = FeatureStore.of(benchmark, preset)
-    remedy = f"delete {store.folder} and prepare the features again"
+    remedy = f"delete {store.place} and prepare the features again"
     if store.preset_name != preset:
         raise AvbenchError(
-            f"{store.folder}: features of preset {store.preset_name}, not {preset}: {remedy}"
+            f"{store.place}: features of preset {store.preset_name}, not {preset}: {remedy}"
         )
     if store.preset.get("dim", store.dim) != store.dim:
         raise AvbenchError(
-            f"{store.folder}: features {store.dim} wide, but {preset} makes"
+            f"{store.place}: features {store.dim} wide, but {preset} makes"
             f" {store.preset['dim']}: {remedy}"
         )
     return store

@@ -20,6 +20,7 @@ from avbench.evaluation.evaluator import check_method_class
 from avbench.evaluation.metrics import AccuracyMatrix, accuracy_per_step
 from avbench.evaluation.run import Run
 from avbench.features import store
+from avbench.features.rows import Floats
 from avbench.learning.memory import ExemplarMemory
 from avbench.learning.method import Method, resolve_settings
 from avbench.learning.stream import _OPEN, Clips, Rows, Task
@@ -355,13 +356,13 @@ class _Watched(store.FeatureStore):
         object.__setattr__(watched, "rows", {})
         return watched
 
-    def audio(self, rows: store.Rows) -> store.Half:
-        self.rows.setdefault("audio", set()).update(np.atleast_1d(rows).tolist())
-        return super().audio(rows)
+    def audio(self, rows: Rows, out: Floats | None = None) -> Floats:
+        self.rows.setdefault("audio", set()).update(rows.tolist())
+        return super().audio(rows, out)
 
-    def visual(self, rows: store.Rows) -> store.Half:
-        self.rows.setdefault("visual", set()).update(np.atleast_1d(rows).tolist())
-        return super().visual(rows)
+    def visual(self, rows: Rows, out: Floats | None = None) -> Floats:
+        self.rows.setdefault("visual", set()).update(rows.tolist())
+        return super().visual(rows, out)
 
 
 def _copied(method: Any, features: store.FeatureStore, rows: list[int]) -> set[int]:

@@ -12,9 +12,12 @@ from typing import Any
 
 from avbench.features import unfinished
 from avbench.features.encoder import Encoder
-from avbench.features.store import FeatureStore, Half, NotFinite, hash_preset, store_folder
+from avbench.features.rows import Floats, NotFinite
+from avbench.features.store import HALF, FeatureStore, hash_preset, store_folder
 from avbench.features.unfinished import Unfinished
 from avbench.manifests.benchmark import Benchmark
+from avbench.media.places import file_name, places_of
+from avbench.media.storage import Folder
 from avbench.resources import alone
 from avbench.types import AvbenchError, Report
 
@@ -52,7 +55,7 @@ def extract(
         previous = _previous(folder, preset)
         kept = _Kept()
         if previous:
-            kept.add_store(previous, clips)
+            kept.add_store(previous, folder, clips)
             same = previous.fingerprint == benchmark.manifest.fingerprint
             if same and kept.is_all_of(previous, clips):
                 unfinished.clear(folder)
@@ -92,7 +95,7 @@ class _Clip:
     """The file of a clip, as it was when the run began."""
 
     clip_id: str
-    path: Path
+    folder: Folder
     mtime_ns: int
 
 
@@ -100,12 +103,12 @@ class _Clip:
 class _Kept:
     """What earlier runs found out about clips whose files are the same: features, or failures."""
 
-    features: dict[str, Callable[[], tuple[Half, Half]]] = field(default_factory=dict)
+    features: dict[str, Callable[[], tuple[Floats, Floats]]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
-    def add_store(self, store: FeatureStore, clips: Sequence[_Clip]) -> None:
-        """Add what a finished store holds of clips no newer than it."""
-        written = (store.folder / "store.json").stat().st_mtime_ns
+    def add_store(self, store: FeatureStore, folder: Path, clips: Sequence[_Clip]) -> None:
+        """Add what a finished store in a folder holds of clips no newer than it."""
+        written = (folder / "store.json").stat().st_mtime_ns
         old = [clip.clip_id for clip in clips if clip.mtime_ns <= written]
         for clip_id, row in zip(old, store.rows_of(old).tolist(), strict=True):
             if row >= 0:
@@ -131,7 +134,7 @@ class _Kept:
         return known and list(self.features) == [*store.clip_ids] and self.failed == store.failed
 
 
-def _reader(source: FeatureStore | Unfinished, row: int) -> Callable[[], tuple[Half, Half]]:
+def _reader(source: FeatureStore | Unfinished, row: int) -> Callable[[], tuple[Floats, Floats]]:
     return lambda: source.read(row)
 
 
@@ -155,7 +158,7 @@ def _fill(
         inputs = _ahead(pool, encoder, todo, 2 * size + workers)
         for start in range(0, len(rest), size):
             batch = rest[start : start + size]
-            found: dict[str, tuple[Half, Half] | str] = {}
+            found: dict[str, tuple[Floats, Floats] | str] = {}
             fresh = []
             for clip in batch:
                 if clip.clip_id in kept.features:
@@ -165,15 +168,16 @@ def _fill(
                 else:
                     given = next(inputs)
                     if isinstance(given, AvbenchError):
-                        found[clip.clip_id] = _reason(given, clip)
+                        found[clip.clip_id] = str(given)
                     else:
                         fresh.append((clip, given))
             encoded = encoder.encode([given for _, given in fresh]) if fresh else []
             for (clip, _), features in zip(fresh, encoded, strict=True):
                 try:
-                    found[clip.clip_id] = target.halved(clip.clip_id, *features)
+                    found[clip.clip_id] = target.cast(clip.clip_id, *features)
                 except NotFinite as error:
-                    found[clip.clip_id] = _reason(error, clip)
+                    # In words common to all such clips.
+                    found[clip.clip_id] = str(error).replace(f" of clip {clip.clip_id}", "")
             target.append((c.clip_id, c.mtime_ns, found[c.clip_id]) for c in batch)
             report("features", done + start + len(batch), len(clips))
     finally:
@@ -183,13 +187,17 @@ def _fill(
 def _ahead(
     pool: ThreadPoolExecutor, encoder: Encoder, clips: Iterable[_Clip], ahead: int
 ) -> Iterator[Any]:
-    """Read clips in threads, in order, never more than so many before they are asked for."""
+    """Read clips in threads, in order, never more than so many before they are asked for.
+
+    Gives what an encoder reads, or why it cannot.
+    """
 
     def read(clip: _Clip) -> Any:
-        try:
-            return encoder.read(clip.path)
-        except AvbenchError as error:
-            return error
+        with clip.folder.opened(file_name(clip.clip_id)) as path:
+            try:
+                return encoder.read(path)
+            except AvbenchError as error:
+                return AvbenchError(str(error).replace(f"{path}: ", ""))
 
     waiting: deque[Future[Any]] = deque()
     for clip in clips:
@@ -200,28 +208,24 @@ def _ahead(
         yield waiting.popleft().result()
 
 
-def _reason(error: AvbenchError, clip: _Clip) -> str:
-    """The same for every clip with the same trouble."""
-    return str(error).replace(f"{clip.path}: ", "").replace(f" of clip {clip.clip_id}", "")
-
-
 def _clips(benchmark: Benchmark) -> list[_Clip]:
     """The clips that are there, in the manifest's order."""
-    folder = benchmark.home / "clips"
-    there = {path.name for path in folder.glob("*.mp4")}
-    paths = {i: folder / f"{i}.mp4" for i in benchmark.manifest.clip_ids if f"{i}.mp4" in there}
-    if not paths:
+    folder = places_of(benchmark).clips
+    files = folder.files()
+    there = [clip_id for clip_id in benchmark.manifest.clip_ids if file_name(clip_id) in files]
+    if not there:
         raise AvbenchError(f"no clips in {folder}: run avbench prepare {benchmark.argument}")
-    return [_Clip(clip_id, path, path.stat().st_mtime_ns) for clip_id, path in paths.items()]
+    return [_Clip(clip_id, folder, files[file_name(clip_id)].mtime_ns) for clip_id in there]
 
 
 def _previous(folder: Path, preset: dict[str, Any]) -> FeatureStore | None:
-    """The store of an earlier run, if it is whole and its preset the same."""
+    """The store of an earlier run, if it is whole and its preset and precision the same."""
     try:
         store = FeatureStore.open(folder)
     except AvbenchError:
         return None
-    return store if store.preset_hash == hash_preset(preset) else None
+    same = store.preset_hash == hash_preset(preset) and store.dtype == HALF
+    return store if same else None
 
 
 def _goes_on(left: Unfinished, clips: Sequence[_Clip]) -> bool:

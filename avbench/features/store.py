@@ -1,7 +1,7 @@
 """Frozen features of a benchmark's clips on disk, laid out for reading them fast.
 
 A folder with `audio.npy` (clips, dim) and `visual.npy` (clips, frames * cells, dim), both float16
-in C order so that they can be mapped into memory, `index.parquet` (clip_id, row) and `store.json`.
+or float32 in C order, `index.parquet` (clip_id, row, SHA-256 of its features) and `store.json`.
 Rows follow the manifest, which keeps the clips of one split and step next to each other. Where
 clips could not be encoded, `failed.json` says which and why.
 """
@@ -9,27 +9,31 @@ clips could not be encoded, `failed.json` says which and why.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tokenize import TokenError
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.spec import AbstractFileSystem
 
+from avbench.features.rows import Floats, RowFile, RowReader, Rows
 from avbench.manifests.benchmark import Benchmark
 from avbench.resources import replacing
-from avbench.types import AvbenchError
+from avbench.types import AvbenchError, Report, silent
 
 _FORMAT = 1
-_DTYPE = np.dtype("<f2")
+HALF = np.dtype("<f2")
+_DTYPES: dict[str, np.dtype[Any]] = {"float16": HALF, "float32": np.dtype("<f4")}
 _KEYS = {
     "format": int,
     "preset": dict,
@@ -43,8 +47,7 @@ _KEYS = {
     "features_hash": str,
 }
 
-Half = npt.NDArray[np.float16]
-Rows = npt.NDArray[np.int64]
+_BYTES_AT_A_TIME = 64 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,18 +55,19 @@ class FeatureStore:
     """The features of the clips of one benchmark under one preset.
 
     Attributes:
-        folder: Where it lies.
+        place: The folder or the URL where it lies.
         preset: Every choice the features depend on; `preset["name"]` is the preset's name.
         fingerprint: Fingerprint of the manifest that gave the order of the rows.
         dim: Width of the audio descriptor and of a visual token, d.
         frames: Temporal positions of the visual tokens.
         cells: Spatial positions of each; token `frame * cells + cell` is one cell of one frame.
         clip_ids: The clip of every row.
-        features_hash: SHA-256 over the bytes of all features, in hexadecimal.
+        features_hash: SHA-256 over the digests of all clips, in hexadecimal.
         failed: Why clips that were there have no features, by clip.
+        dtype: Of the features, float16 or float32.
     """
 
-    folder: Path
+    place: str
     preset: dict[str, Any]
     fingerprint: str
     dim: int
@@ -72,29 +76,40 @@ class FeatureStore:
     clip_ids: tuple[str, ...]
     features_hash: str
     failed: dict[str, str]
-    _audio: Half
-    _visual: Half
+    dtype: np.dtype[Any]
+    _fs: AbstractFileSystem
+    _root: str
+    _audio: RowReader
+    _visual: RowReader
 
     @classmethod
-    def open(cls, folder: Path, *, remedy: str = "make it with avbench prepare") -> FeatureStore:
+    def open(
+        cls, place: Path | str, *, remedy: str = "make it with avbench prepare"
+    ) -> FeatureStore:
         """Open a store without reading its features.
 
         Args:
-            folder: Where the store lies.
+            place: Where the store lies: a folder, or a URL that fsspec opens.
             remedy: What to do when there is none, for the message.
 
         Raises:
             AvbenchError: If there is no store, or a part of it is missing, corrupt or cut short.
         """
-        if not (folder / "store.json").is_file():
-            raise AvbenchError(f"no features in {folder}: {remedy}")
-        info = _read_info(folder / "store.json")
-        clip_ids = _read_index(folder / "index.parquet")
+        fs, root = _locate(place)
+        try:
+            content = fs.cat_file(f"{root}/store.json")
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise AvbenchError(f"no features in {place}: {remedy}") from error
+        except Exception as error:  # file systems raise what they like
+            raise _unreachable(place, error) from error
+        info = _read_info(f"{place}/store.json", content)
+        clip_ids = _read_index(fs, root)
         if len(clip_ids) != info["clips"] or hash_clips(clip_ids) != info["clips_hash"]:
-            raise _broken(folder / "index.parquet", "its clips are not those of store.json")
+            raise _broken(f"{root}/index.parquet", "its clips are not those of store.json")
         clips, dim, tokens = info["clips"], info["dim"], info["frames"] * info["cells"]
+        dtype = _DTYPES[info.get("dtype", "float16")]
         return cls(
-            folder=folder,
+            place=str(place),
             preset=info["preset"],
             fingerprint=info["fingerprint"],
             dim=dim,
@@ -102,9 +117,12 @@ class FeatureStore:
             cells=info["cells"],
             clip_ids=clip_ids,
             features_hash=info["features_hash"],
-            failed=_read_failed(folder / "failed.json"),
-            _audio=_map(folder / "audio.npy", (clips, dim)),
-            _visual=_map(folder / "visual.npy", (clips, tokens, dim)),
+            failed=_read_failed(fs, root),
+            dtype=dtype,
+            _fs=fs,
+            _root=root,
+            _audio=_reader(fs, f"{root}/audio.npy", (clips, dim), dtype),
+            _visual=_reader(fs, f"{root}/visual.npy", (clips, tokens, dim), dtype),
         )
 
     @classmethod
@@ -122,7 +140,7 @@ class FeatureStore:
         store = cls.open(store_folder(benchmark, preset), remedy=remedy)
         if store.preset_name != preset:
             raise AvbenchError(
-                f"{store.folder}: holds features of preset {store.preset_name}, not {preset}:"
+                f"{store.place}: holds features of preset {store.preset_name}, not {preset}:"
                 f" move it away and {remedy}"
             )
         return store
@@ -145,17 +163,52 @@ class FeatureStore:
         found = (self._row_of.get(clip_id, -1) for clip_id in clip_ids)
         return np.fromiter(found, np.int64, len(clip_ids))
 
-    def read(self, row: int) -> tuple[Half, Half]:
-        """Read one clip: audio (dim,) and visual tokens (frames * cells, dim), float16."""
-        return self._audio[row], self._visual[row]
+    def read(self, row: int) -> tuple[Floats, Floats]:
+        """Read one clip: audio (dim,) and visual tokens (frames * cells, dim)."""
+        rows = np.array([row])
+        return self.audio(rows)[0], self.visual(rows)[0]
 
-    def audio(self, rows: Rows) -> Half:
-        """Read audio descriptors, in the order asked for: (n, dim) float16."""
-        return np.asarray(self._audio[rows])
+    def audio(self, rows: Rows, out: Floats | None = None) -> Floats:
+        """Read audio descriptors, in the order asked for: (n, dim).
 
-    def visual(self, rows: Rows) -> Half:
-        """Read visual tokens, in the order asked for: (n, frames * cells, dim) float16."""
-        return np.asarray(self._visual[rows])
+        Args:
+            rows: Which clips, (n,).
+            out: Where to put them; None for new memory.
+        """
+        return self._audio.read(rows, out)
+
+    def visual(self, rows: Rows, out: Floats | None = None) -> Floats:
+        """Read visual tokens, in the order asked for: (n, frames * cells, dim).
+
+        Args:
+            rows: Which clips, (n,).
+            out: Where to put them; None for new memory.
+        """
+        return self._visual.read(rows, out)
+
+    def damaged(self, report: Report = silent) -> list[str]:
+        """Read all features; return the clips whose features are not those that were written.
+
+        Args:
+            report: Called as clips are read.
+
+        Raises:
+            AvbenchError: If features or checksums cannot be read, or if those of an early version
+                of avbench are damaged, which kept no checksums of single clips.
+        """
+        size = (1 + self.frames * self.cells) * self.dim * self.dtype.itemsize
+        at_a_time = max(1, _BYTES_AT_A_TIME // size)
+        found: list[bytes] = []
+        with ThreadPoolExecutor() as pool:
+            while len(found) < len(self):
+                rows = np.arange(len(found), min(len(found) + at_a_time, len(self)))
+                found += pool.map(digest, self.audio(rows), self.visual(rows))
+                report("checking features", len(found), len(self))
+        written = _read_digests(self._fs, self._root)
+        if _hash_digests(written or found) != self.features_hash:
+            part = "index.parquet" if written else "visual.npy"
+            raise _broken(f"{self._root}/{part}", "not what was written")
+        return [c for c, w, f in zip(self.clip_ids, written or found, found, strict=True) if w != f]
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
@@ -188,6 +241,7 @@ def create(
     dim: int,
     frames: int,
     cells: int,
+    dtype: Literal["float16", "float32"] = "float16",
 ) -> Iterator[StoreWriter]:
     """Write a store, whole or not at all; it replaces what stood there.
 
@@ -199,14 +253,15 @@ def create(
         dim: Width of a descriptor.
         frames: Temporal positions.
         cells: Spatial positions.
+        dtype: In which precision features are kept.
 
     Raises:
         AvbenchError: If a clip was not written, or the disk refuses.
     """
     with replacing(folder, folder=True) as temporary:
         with (
-            RowFile(temporary / "audio.npy", (dim,)) as audio,
-            RowFile(temporary / "visual.npy", (frames * cells, dim)) as visual,
+            RowFile(temporary / "audio.npy", (dim,), _DTYPES[dtype]) as audio,
+            RowFile(temporary / "visual.npy", (frames * cells, dim), _DTYPES[dtype]) as visual,
         ):
             writer = StoreWriter(clip_ids, audio, visual)
             yield writer
@@ -222,6 +277,7 @@ def create(
             dim=dim,
             frames=frames,
             cells=cells,
+            dtype=dtype,
         )
 
 
@@ -235,6 +291,7 @@ def seal(
     dim: int,
     frames: int,
     cells: int,
+    dtype: str = "float16",
     failed: Mapping[str, str] | None = None,
 ) -> None:
     """Make a store of a folder that holds sealed `audio.npy` and `visual.npy`.
@@ -248,10 +305,12 @@ def seal(
         dim: As for `create`.
         frames: As for `create`.
         cells: As for `create`.
+        dtype: As for `create`.
         failed: Why other clips have no features, by clip.
     """
     rows = pa.array(range(len(clip_ids)), pa.int64())
-    index = pa.table({"clip_id": pa.array(clip_ids, pa.string()), "row": rows})
+    sums = pa.array(digests, pa.binary(hashlib.sha256().digest_size))
+    index = pa.table({"clip_id": pa.array(clip_ids, pa.string()), "row": rows, "sha256": sums})
     pq.write_table(index, folder / "index.parquet", compression="zstd")
     if failed:
         text = json.dumps(dict(sorted(failed.items())), indent=1)
@@ -266,7 +325,8 @@ def seal(
         "cells": cells,
         "clips": len(clip_ids),
         "clips_hash": hash_clips(clip_ids),
-        "features_hash": hashlib.sha256(b"".join(digests)).hexdigest(),
+        "dtype": dtype,
+        "features_hash": _hash_digests(digests),
     }
     (folder / "store.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
 
@@ -288,11 +348,11 @@ class StoreWriter:
             visual: (frames * cells, dim) floats.
 
         Raises:
-            AvbenchError: If a shape is wrong or a value is not finite in half precision.
+            AvbenchError: If a shape is wrong or a value is not finite in the store's precision.
         """
         clip_id = self._clip_ids[row]
-        halves = self._audio.halved(audio, clip_id), self._visual.halved(visual, clip_id)
-        self._digests[row] = write_row(self._audio, self._visual, row, *halves)
+        numbers = self._audio.cast(audio, clip_id), self._visual.cast(visual, clip_id)
+        self._digests[row] = write_row(self._audio, self._visual, row, *numbers)
 
     def digests(self, folder: Path) -> list[bytes]:
         """Return the digest of every row, whatever order they were written in.
@@ -306,104 +366,48 @@ class StoreWriter:
         return [self._digests[row] for row in range(len(self._clip_ids))]
 
 
-class NotFinite(AvbenchError):  # noqa: N818 - a finding, not a fault
-    """Features of a clip that half precision cannot hold."""
-
-
-class RowFile:
-    """A .npy file written row by row: a full disk raises, where a memory map would crash.
-
-    Args:
-        path: The file, begun if it is not there.
-        shape: Of one row.
-    """
-
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
-        self._path, self._shape = path, shape
-        self._size = int(np.prod(shape)) * _DTYPE.itemsize
-        # Without a buffer: what a full disk refused must not be tried again when it is closed.
-        self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
-        self._start = len(self._header(0))
-
-    def __enter__(self) -> RowFile:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def halved(self, values: npt.NDArray[Any], clip_id: str) -> Half:
-        """Return features of a clip as they will be written.
-
-        Raises:
-            NotFinite: If a value is not finite in half precision.
-            AvbenchError: If their shape is wrong.
-        """
-        what = f"{self._path.stem} features of clip {clip_id}"
-        if values.shape != self._shape:
-            raise AvbenchError(
-                f"{what}: shape {values.shape}, not {self._shape}: correct the encoder"
-            )
-        with np.errstate(over="ignore"):
-            half = np.ascontiguousarray(values, dtype=_DTYPE)
-        if not np.isfinite(half).all():
-            raise NotFinite(f"{what}: not finite in half precision: check the clip or the encoder")
-        return half
-
-    def write(self, row: int, half: Half) -> None:
-        """Write a row."""
-        self._write(self._start + row * self._size, half.tobytes())
-
-    def read(self, row: int) -> Half:
-        """Read a row; zeros stand for what was never written."""
-        self._file.seek(self._start + row * self._size)
-        content = self._file.read(self._size).ljust(self._size, b"\0")
-        return np.frombuffer(content, _DTYPE).reshape(self._shape)
-
-    def seal(self, rows: int) -> None:
-        """Make it an array of so many rows."""
-        self._write(0, self._header(rows))
-        self._file.truncate(self._start + rows * self._size)
-
-    def _write(self, start: int, content: bytes) -> None:
-        self._file.seek(start)
-        left = memoryview(content)
-        while left:
-            left = left[self._file.write(left) :]
-
-    def _header(self, rows: int) -> bytes:
-        """Its length does not depend on the number of rows."""
-        header = {"descr": _DTYPE.str, "fortran_order": False, "shape": (rows, *self._shape)}
-        buffer = io.BytesIO()
-        np.lib.format.write_array_header_1_0(buffer, header)
-        return buffer.getvalue()
-
-
-def write_row(audio: RowFile, visual: RowFile, row: int, sound: Half, sight: Half) -> bytes:
+def write_row(audio: RowFile, visual: RowFile, row: int, sound: Floats, sight: Floats) -> bytes:
     """Write the features of a clip and return their digest."""
     audio.write(row, sound)
     visual.write(row, sight)
     return digest(sound, sight)
 
 
-def digest(sound: Half, sight: Half) -> bytes:
+def digest(sound: Floats, sight: Floats) -> bytes:
     """Return the SHA-256 of the features of one clip."""
     together = hashlib.sha256(sound.tobytes())
     together.update(sight.data)
     return together.digest()
 
 
-def _broken(path: Path, cause: str) -> AvbenchError:
-    return AvbenchError(f"{path}: {cause}; delete {path.parent} and prepare the features again")
+def _hash_digests(digests: Sequence[bytes]) -> str:
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
-def _read_info(path: Path) -> dict[str, Any]:
+def _locate(place: Path | str) -> tuple[AbstractFileSystem, str]:
+    if isinstance(place, Path):
+        return LocalFileSystem(), str(place)
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        fs, root = url_to_fs(place)
+    except (ImportError, ValueError) as error:
+        raise AvbenchError(f"{place}: cannot be opened ({error}): check the address") from error
+    return fs, root.rstrip("/")
+
+
+def _unreachable(place: Path | str, error: Exception) -> AvbenchError:
+    cause = " ".join(str(error).split()) or type(error).__name__
+    return AvbenchError(f"{place}: cannot be read ({cause}): check the path or the connection")
+
+
+def _broken(path: str, cause: str) -> AvbenchError:
+    folder = path.rpartition("/")[0]
+    return AvbenchError(f"{path}: {cause}; delete {folder} and prepare the features again")
+
+
+def _read_info(path: str, content: bytes) -> dict[str, Any]:
+    try:
+        info = json.loads(content)
+    except ValueError as error:
         raise _broken(path, "not readable as JSON") from error
     if not isinstance(info, dict) or any(type(info.get(k)) is not t for k, t in _KEYS.items()):
         raise _broken(path, "does not describe features")
@@ -413,39 +417,61 @@ def _read_info(path: Path) -> dict[str, Any]:
         raise _broken(path, f"format {info['format']}, but this avbench reads format {_FORMAT}")
     if "name" not in info["preset"] or hash_preset(info["preset"]) != info["preset_hash"]:
         raise _broken(path, "the preset does not match its hash")
+    if info.get("dtype", "float16") not in _DTYPES:
+        raise _broken(path, f"features of type {info['dtype']}, not {' or '.join(_DTYPES)}")
     return info
 
 
-def _read_failed(path: Path) -> dict[str, str]:
+def _read_failed(fs: AbstractFileSystem, root: str) -> dict[str, str]:
+    path = f"{root}/failed.json"
     try:
-        failed = json.loads(path.read_text(encoding="utf-8"))
+        failed = json.loads(fs.cat_file(path))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except Exception as error:  # file systems raise what they like
         raise _broken(path, "not readable as JSON") from error
     if not isinstance(failed, dict) or not all(isinstance(why, str) for why in failed.values()):
         raise _broken(path, "does not say which clips failed and why")
     return failed
 
 
-def _read_index(path: Path) -> tuple[str, ...]:
+def _read_index(fs: AbstractFileSystem, root: str) -> tuple[str, ...]:
+    path = f"{root}/index.parquet"
     try:
-        index = pq.read_table(path)
+        index = _read_table(fs, path)
         rows = index["row"].to_pylist()
         clip_ids = tuple(index["clip_id"].cast(pa.string()).to_pylist())
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # file systems raise what they like
         raise _broken(path, "not a readable index of clips") from error
     if rows != list(range(len(rows))) or len({*clip_ids} - {None}) != len(rows):
         raise _broken(path, "rows or clips are out of order or appear twice")
     return clip_ids
 
 
-def _map(path: Path, shape: tuple[int, ...]) -> Half:
+def _read_digests(fs: AbstractFileSystem, root: str) -> list[bytes]:
+    """Return the digest of every clip; none if the store is too old to have them."""
+    path = f"{root}/index.parquet"
     try:
-        # Unlike np.load, takes nothing but a plain array.
-        array = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError, OverflowError, SyntaxError, TokenError) as error:
-        raise _broken(path, "missing, cut short or not an array") from error
-    if array.shape != shape or array.dtype != _DTYPE or not array.flags.c_contiguous:
-        raise _broken(path, f"holds {array.dtype} {array.shape}, not float16 {shape}")
-    return array
+        index = _read_table(fs, path)
+        return index["sha256"].to_pylist() if "sha256" in index.column_names else []
+    except Exception as error:  # file systems raise what they like
+        raise _broken(path, "not a readable index of clips") from error
+
+
+def _read_table(fs: AbstractFileSystem, path: str) -> pa.Table:
+    # Not by pq.read_table: its threads sometimes abort a process that ends soon after.
+    with pq.ParquetFile(pa.BufferReader(fs.cat_file(path))) as file:
+        return file.read(use_threads=False)
+
+
+def _reader(
+    fs: AbstractFileSystem, path: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> RowReader:
+    try:
+        return RowReader(fs, path, shape, dtype)
+    except ValueError as error:
+        raise _broken(path, str(error)) from error
+    except FileNotFoundError as error:
+        raise _broken(path, "missing") from error
+    except Exception as error:  # file systems raise what they like
+        raise _unreachable(path, error) from error

@@ -12,7 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from avbench.features.store import Half, RowFile, digest, hash_preset, seal, write_row
+from avbench.features.rows import Floats, RowFile
+from avbench.features.store import HALF, digest, hash_preset, seal, write_row
 from avbench.resources import writing
 from avbench.types import Report, silent
 
@@ -55,8 +56,8 @@ class Unfinished:
         self._head = json.dumps({"preset_hash": preset_hash, "dim": dim, "tokens": tokens}) + "\n"
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self._audio = RowFile(folder / "audio.npy", (dim,))
-            self._visual = RowFile(folder / "visual.npy", (tokens, dim))
+            self._audio = RowFile(folder / "audio.npy", (dim,), HALF)
+            self._visual = RowFile(folder / "visual.npy", (tokens, dim), HALF)
             self.entries = self._read(report)
 
     def close(self) -> None:
@@ -70,20 +71,20 @@ class Unfinished:
         there = [entry.clip_id for entry in self.entries if not entry.failed]
         return {clip_id: row for row, clip_id in enumerate(there)}
 
-    def read(self, row: int) -> tuple[Half, Half]:
+    def read(self, row: int) -> tuple[Floats, Floats]:
         """Read one clip: audio (dim,) and visual tokens (tokens, dim), float16."""
         return self._audio.read(row), self._visual.read(row)
 
-    def halved(self, clip_id: str, audio: Any, visual: Any) -> tuple[Half, Half]:
+    def cast(self, clip_id: str, audio: Any, visual: Any) -> tuple[Floats, Floats]:
         """Return features of a clip as they will be written.
 
         Raises:
             NotFinite: If a value is not finite in half precision.
             AvbenchError: If a shape is wrong.
         """
-        return self._audio.halved(audio, clip_id), self._visual.halved(visual, clip_id)
+        return self._audio.cast(audio, clip_id), self._visual.cast(visual, clip_id)
 
-    def append(self, batch: Iterable[tuple[str, int, tuple[Half, Half] | str]]) -> None:
+    def append(self, batch: Iterable[tuple[str, int, tuple[Floats, Floats] | str]]) -> None:
         """Write a batch: clip, time of its file, and its features or why it has none.
 
         Raises:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from avbench import resources
-from avbench.leaderboard.entry import Entry, Name, Record, reason
+from avbench.leaderboard.entry import Entry, Name, Record, Verified, reason
 from avbench.manifests.spec import load_spec, shipped_names
 from avbench.resources import replacing
 from avbench.types import AvbenchError
@@ -34,6 +34,10 @@ class Board(Record):
         for entry in self.entries:
             if entry.kind == "verified" and entry.benchmark != self.benchmark:
                 raise ValueError(f"{entry.name} is an entry of another benchmark")
+        originals = {e.name for e in self.entries if isinstance(e, Verified) and not e.repeats}
+        for entry in self.entries:
+            if isinstance(entry, Verified) and entry.repeats not in {None, *originals}:
+                raise ValueError(f"{entry.name} repeats {entry.repeats}: not a verified original")
         return self
 
     @classmethod
@@ -83,12 +87,15 @@ class Board(Record):
         """Return the board with one entry more.
 
         Raises:
-            AvbenchError: If an entry of that name is there already.
+            AvbenchError: If an entry of that name is there already, or none that it repeats.
         """
         if any(other.name == entry.name for other in self.entries):
             raise AvbenchError(f"{self.benchmark} has an entry {entry.name!r}: choose another name")
         entries = sorted((*self.entries, entry), key=lambda e: e.name)
-        return Board(benchmark=self.benchmark, entries=tuple(entries))
+        try:
+            return Board(benchmark=self.benchmark, entries=tuple(entries))
+        except ValidationError as error:
+            raise AvbenchError(f"{self.benchmark}: {reason(error)}") from error
 
 
 def shipped_board(benchmark: str) -> Board:
@@ -124,3 +131,7 @@ def check_places(boards: Path, benchmark: str) -> None:
 def schema() -> dict[str, Any]:
     """Return the JSON schema of the boards' files."""
     return Board.model_json_schema()
+
+
+if __name__ == "__main__":  # make schema
+    print(json.dumps(schema(), indent=2))

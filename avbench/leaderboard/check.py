@@ -13,7 +13,8 @@ from typing import Any
 from avbench.evaluation.score import Score
 from avbench.leaderboard import evidence
 from avbench.leaderboard.board import Board, check_places, evidence_path
-from avbench.leaderboard.entry import Submission, Verified
+from avbench.leaderboard.copies import Errors, complaints
+from avbench.leaderboard.entry import Entry, Submission, Verified
 from avbench.leaderboard.render import render
 from avbench.manifests.benchmark import Benchmark
 from avbench.manifests.spec import shipped_names
@@ -69,19 +70,20 @@ def check(
     problems: list[Problem] = []
     verified = 0
     for path in paths:
+        before = () if base is None else _before(path, base)
         try:
             board = Board.read(path)
             found = list(_of_file(path, board))
         except AvbenchError as error:
             problems.append(Problem(str(path), str(error).removeprefix(f"{path}: ")))
             continue
-        wrong = list(_of_entries(path, board, workers, report))
-        entries = sum(isinstance(entry, Verified) for entry in board.entries)
-        verified += entries - len({problem.file for problem in wrong})
-        found += wrong
-        if base is not None:
-            found += _since(path, board, base)
-        problems += found
+        entries = [entry for entry in board.entries if isinstance(entry, Verified)]
+        old = {entry.name for entry in before}
+        # Whoever was there before is the original, not the copy.
+        entries.sort(key=lambda entry: entry.name not in old)
+        wrong = list(_of_entries(path, entries, workers, report))
+        verified += len(entries) - len({problem.file for problem in wrong})
+        problems += [*found, *wrong, *_changed(path, board, before, base)]
     if base is not None:
         problems += _removed(paths, base)
     return Findings(verified, tuple(problems))
@@ -131,6 +133,11 @@ def layout_of(benchmark: str) -> evidence.Layout:
     return evidence.Layout(Benchmark.load(benchmark))
 
 
+def errors_of(said: Submission, score: Score) -> Errors:
+    """Return what an entry got wrong."""
+    return Errors.of(score, len(layout_of(said.benchmark).benchmark.manifest.labels))
+
+
 def broken_rule(said: Submission, score: Score) -> str:
     """Say which rule an entry breaks, whoever made it and however; nothing if it keeps them.
 
@@ -171,32 +178,36 @@ def _of_file(path: Path, board: Board) -> Iterable[Problem]:
             yield Problem(str(other), "belongs to no entry: remove it")
 
 
-def _of_entries(path: Path, board: Board, workers: int, report: Report) -> Iterable[Problem]:
+def _of_entries(
+    path: Path, entries: Sequence[Verified], workers: int, report: Report
+) -> Iterable[Problem]:
     from joblib import Parallel, delayed  # slow to import
 
-    entries = [entry for entry in board.entries if isinstance(entry, Verified)]
     chunks = [entries[start : start + _CHUNK] for start in range(0, len(entries), _CHUNK)]
     processes = max(1, min(workers, len(chunks)))
     parallel = Parallel(n_jobs=processes, return_as="generator")
-    seen: dict[str, str] = {}
+    readable: list[Verified] = []
+    errors: list[Errors] = []
     done = 0
     for chunk, found in zip(
         chunks, parallel(delayed(_verify)(chunk, path.parent) for chunk in chunks), strict=True
     ):
-        for entry, (message, digests) in zip(chunk, found, strict=True):
+        for entry, (message, wrong) in zip(chunk, found, strict=True):
             if message:
-                evidence_file = evidence_path(path.parent, board.benchmark, entry.name)
+                evidence_file = evidence_path(path.parent, entry.benchmark, entry.name)
                 yield Problem(str(evidence_file), message.removeprefix(f"{evidence_file}: "))
-            for other in sorted({seen[digest] for digest in digests if digest in seen}):
-                yield Problem(str(path), f"{entry.name} has predictions of {other}")
-            seen.update(dict.fromkeys(digests, entry.name))
+            if wrong is not None:
+                readable.append(entry)
+                errors.append(wrong)
         done += len(chunk)
-        report(board.benchmark, done, len(entries))
+        report(path.stem, done, len(entries))
+    for complaint in complaints(readable, errors):
+        yield Problem(str(path), complaint)
 
 
-def _verify(entries: Sequence[Verified], boards: Path) -> list[tuple[str, list[str]]]:
-    """Recompute entries; return for each what is wrong, and digests of its predictions."""
-    found = []
+def _verify(entries: Sequence[Verified], boards: Path) -> list[tuple[str, Errors | None]]:
+    """Recompute entries; return for each what is wrong, and its errors if they can be read."""
+    found: list[tuple[str, Errors | None]] = []
     for entry in entries:
         try:
             score = kept(entry, boards, layout_of(entry.benchmark))
@@ -204,21 +215,27 @@ def _verify(entries: Sequence[Verified], boards: Path) -> list[tuple[str, list[s
             differ = [k for k in Verified.model_fields if getattr(again, k) != getattr(entry, k)]
             message = f"{', '.join(differ)} of the board do not follow from it" if differ else ""
             message = message or broken_rule(entry, score)
-            found.append((message, evidence.digests(score)))
+            found.append((message, errors_of(entry, score)))
         except AvbenchError as error:
-            found.append((str(error), []))
+            found.append((str(error), None))
     return found
 
 
-def _since(path: Path, board: Board, base: str) -> Iterable[Problem]:
-    """Compare a board with what it was; entries are only ever added."""
+def _before(path: Path, base: str) -> tuple[Entry, ...]:
+    """Return the entries that a board had."""
     _git(path.parent, "rev-parse", "--verify", "--end-of-options", f"{base}^{{commit}}")
     if path.name not in _boards_at(path.parent, base):
-        return
+        return ()
     data = _git(path.parent, "show", "--end-of-options", f"{base}:./{path.name}")
-    before = Board.parse(data, f"{path} at {base}")
+    return Board.parse(data, f"{path} at {base}").entries
+
+
+def _changed(
+    path: Path, board: Board, before: Sequence[Entry], base: str | None
+) -> Iterable[Problem]:
+    """Compare a board with what it was; entries are only ever added."""
     now = {entry.name: entry for entry in board.entries}
-    for entry in before.entries:
+    for entry in before:
         if entry.name not in now:
             yield Problem(str(path), f"{entry.name} was removed since {base}")
         elif now[entry.name] != entry:

@@ -70,6 +70,10 @@ class Submission(Record):
     seconds: Annotated[float, Field(gt=0, lt=1e9)] | None = Field(
         default=None, description="mean wall time of one seed, if known"
     )
+    repeats: Name | None = Field(
+        default=None,
+        description="entry whose predictions these are bound to repeat, if there is one",
+    )
 
 
 class Metric(Record):

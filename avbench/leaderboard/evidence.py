@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -130,11 +129,6 @@ def parse(data: bytes, layout: Layout, origin: str) -> Score:
     benchmark = layout.benchmark
     outcomes = Outcomes(predicted == layout.label, layout.task)
     return Score(benchmark.name, benchmark.manifest.fingerprint, seeds, predicted, outcomes)
-
-
-def digests(score: Score) -> list[str]:
-    """Return a hash of what each seed predicted, whatever it is called."""
-    return [hashlib.sha256(seed.tobytes()).hexdigest() for seed in score.predicted]
 
 
 def _seeds(schema: pa.Schema) -> tuple[int, ...]:

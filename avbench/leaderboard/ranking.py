@@ -44,9 +44,9 @@ def places(board: Board) -> list[Place]:
     """Rank the entries of a board.
 
     Only verified entries with incremental access, all clips, at least three seeds, the manifest of
-    the benchmark and the same features compete. They stand by mean accuracy; an entry whose 95 %
-    interval over seeds meets that of the first entry of a rank shares the rank, and ranks count
-    entries, so that two at the top are followed by a third.
+    the benchmark, predictions of their own and the same features compete. They stand by mean
+    accuracy; an entry whose 95 % interval over seeds meets that of the first entry of a rank shares
+    the rank, and ranks count entries, so that two at the top are followed by a third.
 
     Returns:
         Those that compete first, by features and rank; then the others, by mean accuracy.
@@ -77,6 +77,7 @@ def _remark(entry: Entry, fingerprint: str) -> str:
             f"fewer than {FEWEST_SEEDS} seeds": len(entry.seeds) < FEWEST_SEEDS,
             f"{100 * entry.coverage:.1f} % of the clips": entry.coverage < 1,
             "another manifest": entry.fingerprint != fingerprint,
+            f"repeats {entry.repeats}": entry.repeats is not None,
         }
         reasons = [text for text, applies in found.items() if applies]
     return ", ".join(reasons)

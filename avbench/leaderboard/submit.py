@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -25,7 +26,8 @@ from avbench.evaluation.score import PredictionsError, Score
 from avbench.evaluation.score import score as measure
 from avbench.leaderboard import evidence
 from avbench.leaderboard.board import Board, check_places, evidence_path
-from avbench.leaderboard.check import broken_rule, kept, layout_of
+from avbench.leaderboard.check import broken_rule, errors_of, kept, layout_of
+from avbench.leaderboard.copies import Errors, complaints
 from avbench.leaderboard.entry import Submission, Verified, reason
 from avbench.leaderboard.ranking import Place, places
 from avbench.manifests.benchmark import Benchmark
@@ -57,13 +59,13 @@ class Candidate:
         submission: What is said about it.
         entry: The line, computed.
         data: The file of its predictions.
-        digests: Of what each seed predicted.
+        errors: What was predicted wrongly.
     """
 
     submission: Submission
     entry: Verified
     data: bytes
-    digests: list[str]
+    errors: Errors = dataclasses.field(compare=False)
 
     @classmethod
     def of(cls, submission: Submission, score: Score, data: bytes) -> Candidate:
@@ -77,7 +79,7 @@ class Candidate:
             raise AvbenchError(f"{submission.name}: {rule}")
         sha256 = hashlib.sha256(data).hexdigest()
         entry = Verified.of(submission, score, sha256)
-        return cls(submission, entry, data, evidence.digests(score))
+        return cls(submission, entry, data, errors_of(submission, score))
 
 
 def template(facts: dict[str, Any]) -> str:
@@ -243,8 +245,8 @@ def consider(candidate: Candidate, boards: Path) -> tuple[Board, Place]:
     """Return the board with a candidate on it, and where it would stand.
 
     Raises:
-        AvbenchError: If the board has an entry of that name or with these predictions, or what is
-            on it was changed.
+        AvbenchError: If the board has an entry of that name or with these predictions, or nearly
+            these, or what is on it was changed.
     """
     entry = candidate.entry
     board = Board.read(boards / f"{entry.benchmark}.json")
@@ -252,11 +254,10 @@ def consider(candidate: Candidate, boards: Path) -> tuple[Board, Place]:
         raise AvbenchError(f"{boards / entry.benchmark}.json: is of {board.benchmark}: restore it")
     extended = board.with_entry(entry)
     layout = layout_of(entry.benchmark)
-    for other in board.entries:
-        if isinstance(other, Verified):
-            digests = evidence.digests(kept(other, boards, layout))
-            if {*candidate.digests} & {*digests}:
-                raise AvbenchError(f"{entry.name} has predictions of {other.name}: give your own")
+    others = [other for other in board.entries if isinstance(other, Verified)]
+    errors = [errors_of(other, kept(other, boards, layout)) for other in others]
+    for complaint in complaints([*others, entry], [*errors, candidate.errors], len(others)):
+        raise AvbenchError(complaint)
     (place,) = (place for place in places(extended) if place.entry.name == entry.name)
     return extended, place
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
+from joblib.parallel import get_active_backend
 
 from avbench.types import AvbenchError, UsageError
 
@@ -18,7 +19,7 @@ Backend = Literal["threading", "loky", "dask"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 _CONNECT_S = 20
-"""How long a scheduler is waited for."""
+"""How long a scheduler, and a worker, is waited for."""
 
 Work = TypeVar("Work")
 Done = TypeVar("Done")
@@ -36,7 +37,7 @@ def pool(backend: Backend, *, workers: int, scheduler: str | None = None) -> Ite
 
     Raises:
         UsageError: If Dask is not installed, or a scheduler is given for another backend.
-        AvbenchError: If the scheduler cannot be reached.
+        AvbenchError: If the scheduler cannot be reached, or has no workers.
     """
     if scheduler and backend != "dask":
         raise UsageError(f"--scheduler goes with --backend dask, not {backend}")
@@ -61,6 +62,12 @@ def pool(backend: Backend, *, workers: int, scheduler: str | None = None) -> Ite
             client = connect(**options)
     except (OSError, ValueError) as error:
         raise AvbenchError(f"no Dask scheduler at {scheduler}: check the address") from error
+    try:
+        client.wait_for_workers(1, timeout=_CONNECT_S)
+    except TimeoutError as error:
+        client.close()
+        remedy = f"start some with: dask worker {scheduler}"
+        raise AvbenchError(f"the Dask cluster has no workers: {remedy}") from error
     with client, parallel_config(backend="dask", n_jobs=-1):
         yield
 
@@ -78,17 +85,26 @@ def _children_deaf_to_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def each(function: Callable[[Work], Done], work: Iterable[Work]) -> Iterator[Done]:
+def each(
+    function: Callable[[Work], Done], work: Iterable[Work], *, takes: str = ""
+) -> Iterator[Done]:
     """Yield what a function makes of each piece of work, as it is done, in any order.
 
     No more work is drawn than is about to be done.
 
+    Args:
+        function: What to do.
+        work: The pieces.
+        takes: Name of a resource that each piece takes one of while it is worked on: of a Dask
+            cluster, only the workers that were started with it are used, if there are any.
+
     Raises:
         AvbenchError: If a worker process was ended from outside.
     """
-    run = Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
     try:
-        yield from run(delayed(function)(piece) for piece in work)
+        with _taking(takes):
+            run = Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
+            yield from run(delayed(function)(piece) for piece in work)
     except TerminatedWorkerError as error:
         raise AvbenchError(
             "a worker process was ended, perhaps for want of memory: run the same command again,"
@@ -102,3 +118,15 @@ def each(function: Callable[[Work], Done], work: Iterable[Work]) -> Iterator[Don
         raise AvbenchError(f"the Dask cluster failed ({cause}): run the same command again") from (
             error
         )
+
+
+@contextmanager
+def _taking(resource: str) -> Iterator[None]:
+    backend, _ = get_active_backend()
+    client: Any = getattr(backend, "client", None)
+    workers = client.scheduler_info(n_workers=-1)["workers"].values() if client else ()
+    if not any(resource in worker["resources"] for worker in workers):
+        yield
+        return
+    with parallel_config(backend="dask", n_jobs=-1, resources={resource: 1}):
+        yield

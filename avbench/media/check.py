@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from avbench.manifests.benchmark import Benchmark
 from avbench.media.backend import each, pool
 from avbench.media.ledger import Ledger, Outcome
-from avbench.media.places import clips_dir, put_aside, requests_of, sha256, sizes
+from avbench.media.places import file_name, places_of, requests_of, sha256
 from avbench.media.plan import ALL, Choice, Work
 from avbench.media.probe import InvalidClip, validate
+from avbench.media.storage import Folder
 from avbench.resources import alone
 from avbench.types import AvbenchError, Report
 
@@ -33,6 +33,7 @@ def check_clips(
     wanted = set(choice.of(benchmark))
     benchmark = benchmark.base
     sound, damaged = [], []
+    places = places_of(benchmark)
     with (
         alone(benchmark.home, f"checking {benchmark.name}"),
         Ledger(benchmark.home / "ledger.sqlite") as ledger,
@@ -44,17 +45,17 @@ def check_clips(
             for i, row in rows.items()
             if i in wanted and row.status == "ok" and row.request == requests[i]
         ]
-        if there and not sizes(clips_dir(benchmark)):
+        if there and not places.clips.files():
             raise AvbenchError(
-                f"{clips_dir(benchmark)}: none of {len(there)} clips is there: is a disk missing?"
+                f"{places.clips}: none of {len(there)} clips is there: is a disk missing?"
             )
-        check = _Check(clips_dir(benchmark), benchmark.spec.clip_seconds)
+        check = _Check(places.clips, benchmark.spec.clip_seconds)
         for done, (row, finding) in enumerate(each(check, there), start=1):
             if not finding:
                 sound.append(row.clip_id)
             else:
                 damaged.append(row.clip_id)
-                put_aside([row.clip_id], benchmark)
+                places.clips.move(file_name(row.clip_id), places.replaced)
                 failed = Outcome(row.clip_id, "failed", row.source, row.request, attempts=0)
                 ledger.record(replace(failed, failure="invalid", reason="damaged", detail=finding))
             report("checking clips", done, len(there))
@@ -75,22 +76,22 @@ def put_outdated_aside(benchmark: Benchmark) -> None:
         Ledger(benchmark.home / "ledger.sqlite") as ledger,
     ):
         work = Work(benchmark, benchmark.manifest.clip_ids, ledger)
-        put_aside(work.outdated, benchmark)
+        work.put_outdated_aside()
 
 
 @dataclass(frozen=True)
 class _Check:
     """Looks at one clip again, in a worker; what cannot be read is not taken for damaged."""
 
-    clips_dir: Path
+    clips: Folder
     seconds: float
 
     def __call__(self, row: Outcome) -> tuple[Outcome, str]:
-        path = self.clips_dir / f"{row.clip_id}.mp4"
         try:
-            if sha256(path) != row.sha256:
-                return row, "its bytes have changed"
-            validate(path, seconds=self.seconds)
+            with self.clips.opened(file_name(row.clip_id)) as path:
+                if sha256(path) != row.sha256:
+                    return row, "its bytes have changed"
+                validate(path, seconds=self.seconds)
         except FileNotFoundError:
             return row, "it is gone"
         except InvalidClip as error:

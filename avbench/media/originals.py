@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from avbench.manifests.manifest import Clip
 from avbench.manifests.spec import BenchmarkSpec
-from avbench.media.places import files, request, video_key
+from avbench.media.places import Places, request, video_key
 from avbench.media.sources.base import ClipUnavailable, SourceFile
 
 KEPT = "kept"
@@ -19,62 +18,69 @@ NOT_ACQUIRED = "no original yet"
 
 
 class Originals:
-    """The originals that were kept: whole videos by video, all others by what was asked for.
+    """A source: whole videos by video, all other files by what was asked for.
 
     A file's name says where the clip starts in it, so that nothing else has to be remembered.
     """
 
-    def __init__(self, home: Path, spec: BenchmarkSpec) -> None:
+    def __init__(self, places: Places, spec: BenchmarkSpec) -> None:
         self._spec = spec
-        self._folders = {kind: home / "originals" / kind for kind in ("videos", "clips")}
+        self._whole, self._cut = places.whole_originals, places.cut_originals
         # Listed once: looking for each clip would take time in the square of their number.
-        self._there: dict[tuple[str, str], SourceFile] = {}
-        for path in files(self._folders["videos"]):
-            self._there["videos", path.stem] = SourceFile(path, 0.0)
-        for path in files(self._folders["clips"]):
-            key, _, start = path.stem.rpartition("@")
+        self._whole_names = {Path(name).stem: name for name in sorted(self._whole.files())}
+        self._cut_names: dict[str, tuple[str, float | None]] = {}
+        for name in sorted(self._cut.files()):
+            key, _, start = Path(name).stem.rpartition("@")
             with suppress(ValueError):
-                start_s = None if start == "cut" else float(start)
-                self._there["clips", key] = SourceFile(path, start_s)
+                self._cut_names[key] = name, None if start == "cut" else float(start)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are none."""
+        return not (self._whole_names or self._cut_names)
 
     def has(self, clip: Clip) -> bool:
         """Whether there is the original of a clip."""
-        return self._find(clip) is not None
+        whole = video_key(clip) in self._whole_names and clip.start_s is not None
+        return whole or self._key(clip) in self._cut_names
 
-    def fetch(self, clip: Clip, scratch: Path) -> SourceFile:  # noqa: ARG002
+    def fetch(self, clip: Clip, scratch: Path) -> SourceFile:
         """Find the original of a clip."""
-        found = self._find(clip)
-        if found is None:
+        if self._key(clip) in self._cut_names:
+            name, start_s = self._cut_names[self._key(clip)]
+            return SourceFile(self._cut.fetch(name, scratch), start_s)
+        if not self.has(clip):
             raise ClipUnavailable(NOT_ACQUIRED, permanent=False)
-        return found
+        name = self._whole_names[video_key(clip)]
+        return SourceFile(self._whole.fetch(name, scratch), clip.start_s)
 
-    def keep(self, clip: Clip, file: SourceFile, *, movable: bool) -> SourceFile:
-        """Move a file here, or link to one that is somebody else's; say where it is now."""
+    def keep(self, clip: Clip, file: SourceFile, *, movable: bool) -> Path | None:
+        """Give a file a place here, or link to one that is somebody else's.
+
+        Returns:
+            Where a whole video is now on this machine; nothing of another file.
+        """
+        path, suffix = file.path, file.path.suffix
         whole = clip.youtube_id is not None and file.start_s == clip.start_s is not None
-        kind = "videos" if whole else "clips"
-        stem = video_key(clip) if whole else self._clip_key(clip)
-        folder = self._folders[kind]
-        folder.mkdir(parents=True, exist_ok=True)
-        old = self._there.pop((kind, stem), None)
-        if old:
-            old.path.unlink(missing_ok=True)
-        start = "" if whole else "@cut" if file.start_s is None else f"@{file.start_s!r}"
-        target = folder / f"{stem}{start}{file.path.suffix}"
-        if movable:
-            file.path.replace(target)
+        if whole:
+            folder, name = self._whole, f"{video_key(clip)}{suffix}"
+            old = self._whole_names.get(video_key(clip))
+            self._whole_names[video_key(clip)] = name
         else:
-            target.unlink(missing_ok=True)
-            target.symlink_to(file.path.absolute())
-        self._there[kind, stem] = replace(file, path=target)
-        return self._there[kind, stem]
+            start = "cut" if file.start_s is None else repr(file.start_s)
+            folder, name = self._cut, f"{self._key(clip)}@{start}{suffix}"
+            old, _ = self._cut_names.get(self._key(clip), (None, None))
+            self._cut_names[self._key(clip)] = name, file.start_s
+        if old and old != name:
+            folder.remove(old)
+        if movable:
+            folder.put(path, name)
+        else:
+            folder.link(path, name)
+        if not whole:
+            return None
+        return folder.local / name if folder.local else path
 
-    def _find(self, clip: Clip) -> SourceFile | None:
-        own = self._there.get(("clips", self._clip_key(clip)))
-        whole = self._there.get(("videos", video_key(clip)))
-        if own or not whole or clip.start_s is None:
-            return own
-        return replace(whole, start_s=clip.start_s)
-
-    def _clip_key(self, clip: Clip) -> str:
+    def _key(self, clip: Clip) -> str:
         asked = hashlib.sha256(request(clip, self._spec).encode()).hexdigest()[:16]
         return f"{clip.clip_id}@{asked}"

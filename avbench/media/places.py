@@ -1,32 +1,70 @@
-"""Where the clips of a benchmark lie, and the names they go by there."""
+"""Where the media of a benchmark lie, and the names they go by there."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from avbench import resources
 from avbench.manifests.benchmark import Benchmark
 from avbench.manifests.manifest import Clip
 from avbench.manifests.spec import BenchmarkSpec
-from avbench.resources import writing
+from avbench.media.storage import Folder
 
 _SAFE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-def clips_dir(benchmark: Benchmark) -> Path:
-    """Return the folder of a benchmark's clips."""
-    return benchmark.home / "clips"
+@dataclass(frozen=True)
+class Places:
+    """The folders of a benchmark's media.
+
+    Attributes:
+        base: Where those of all benchmarks lie: a path or an address.
+        name: The benchmark.
+    """
+
+    base: str
+    name: str
+
+    @property
+    def clips(self) -> Folder:
+        """Clips, by id."""
+        return self._folder("clips")
+
+    @property
+    def replaced(self) -> Folder:
+        """Clips that were put aside: they may be hard to replace."""
+        return self._folder("replaced")
+
+    @property
+    def whole_originals(self) -> Folder:
+        """Whole videos that were kept."""
+        return self._folder("originals/videos")
+
+    @property
+    def cut_originals(self) -> Folder:
+        """Other originals that were kept."""
+        return self._folder("originals/clips")
+
+    @property
+    def journal(self) -> Folder:
+        """What was made, but may not be in the ledger yet."""
+        return self._folder("journal")
+
+    def _folder(self, name: str) -> Folder:
+        return Folder(self.base, f"{self.name}/{name}")
 
 
-def journal_dir(home: Path) -> Path:
-    """Return the folder of what was made, but may not be in the ledger yet."""
-    return home / "journal"
+def places_of(benchmark: Benchmark) -> Places:
+    """Return where the media of a benchmark lie: of a derived one, those of the other."""
+    return Places(resources.storage(), benchmark.base.name)
+
+
+def file_name(clip_id: str) -> str:
+    """Return the name of a clip's file."""
+    return f"{clip_id}.mp4"
 
 
 def request(clip: Clip, spec: BenchmarkSpec) -> str:
@@ -49,42 +87,3 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def files(folder: Path) -> list[Path]:
-    """Return the files of a folder, by name; links count as what they lead to."""
-    return sorted(path for path in folder.glob("*") if path.is_file())
-
-
-def sizes(folder: Path) -> dict[str, int]:
-    """Return the bytes of every file of a folder, by name."""
-    if not folder.is_dir():
-        return {}
-    with os.scandir(folder) as entries:
-        return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
-
-
-def put_aside(clip_ids: Iterable[str], benchmark: Benchmark) -> None:
-    """Move clips cut to another time or length away: they may be hard to replace."""
-    folder = benchmark.home / "replaced"
-    for clip_id in clip_ids:
-        path = clips_dir(benchmark) / f"{clip_id}.mp4"
-        if path.is_file():
-            with writing(folder):
-                folder.mkdir(exist_ok=True)
-                path.replace(folder / path.name)
-
-
-@contextmanager
-def scratch_folder(home: Path) -> Iterator[Path]:
-    """Give an empty folder on the clips' file system, and leave none behind."""
-    for left in home.glob("scratch*"):  # of a run that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    with writing(home / "scratch"):
-        path = Path(tempfile.mkdtemp(prefix="scratch-", dir=home))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-        with suppress(OSError):  # not empty: the next run reads it
-            journal_dir(home).rmdir()

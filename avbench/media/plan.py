@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,7 +10,7 @@ from avbench.manifests.benchmark import Benchmark
 from avbench.manifests.manifest import Clip
 from avbench.media.ledger import Ledger
 from avbench.media.originals import KEPT, Originals
-from avbench.media.places import clips_dir, request, sizes
+from avbench.media.places import file_name, places_of, request
 from avbench.media.sources.base import Network, open_source
 from avbench.types import AvbenchError, Split, UsageError
 
@@ -80,19 +79,26 @@ class Work:
         acquiring: bool = False,
     ) -> None:
         self.manifest, self.spec, self.wanted = benchmark.manifest, benchmark.spec, wanted
+        self._places = places_of(benchmark)
         row_of = {clip_id: row for row, clip_id in enumerate(self.manifest.clip_ids)}
         self.todo = {clip_id: row_of[clip_id] for clip_id in wanted}
         self.outdated: list[str] = []
-        known, there = ledger.standing(), sizes(clips_dir(benchmark))
-        kept = Originals(benchmark.home, self.spec) if acquiring else None
+        known, there = ledger.standing(), self._places.clips.files()
+        kept = Originals(self._places, self.spec) if acquiring else None
         for clip in self.clips(list(self.todo.values())):
             status, asked, size = known.get(clip.clip_id, ("", "", 0))
-            is_there = status == "ok" and there.get(f"{clip.clip_id}.mp4") == size
+            found = there.get(file_name(clip.clip_id))
+            is_there = status == "ok" and found is not None and found.size == size
             if asked and asked != request(clip, self.spec):
                 self.outdated.append(clip.clip_id)
                 is_there = False
             if kept.has(clip) if kept else is_there:
                 del self.todo[clip.clip_id]
+
+    def put_outdated_aside(self) -> None:
+        """Move the outdated clips away."""
+        for clip_id in self.outdated:
+            self._places.clips.move(file_name(clip_id), self._places.replaced)
 
     def clips(self, rows: Sequence[int]) -> Iterator[Clip]:
         """Give clips of the manifest, few of them in memory at a time."""
@@ -113,7 +119,7 @@ class Plan:
         bytes_each: Size of a clip.
         seconds_each: Work on a clip, in core-seconds.
         measured_on: From how many clips these two are known; 0 for a rule of thumb.
-        free_bytes: Space left where clips go.
+        free_bytes: Space left where clips go; None where nobody tells.
     """
 
     clips: int
@@ -123,7 +129,7 @@ class Plan:
     bytes_each: float
     seconds_each: float
     measured_on: int
-    free_bytes: int
+    free_bytes: int | None
 
 
 def plan_clips(benchmark: Benchmark, *, sources: Sequence[str] = (), choice: Choice = ALL) -> Plan:
@@ -138,7 +144,8 @@ def plan_clips(benchmark: Benchmark, *, sources: Sequence[str] = (), choice: Cho
     chain = chain_of(benchmark, sources)
     for text in chain:
         open_source(text, benchmark.spec, Network())
-    kept = Originals(benchmark.home, benchmark.spec)
+    places = places_of(benchmark)
+    kept = Originals(places, benchmark.spec)
     with Ledger.reading(benchmark.home / "ledger.sqlite") as ledger:
         work = Work(benchmark, wanted, ledger)
         first = dict.fromkeys([KEPT, *chain], 0)
@@ -153,7 +160,6 @@ def plan_clips(benchmark: Benchmark, *, sources: Sequence[str] = (), choice: Cho
             else:
                 first[asked] += 1
         made, total_bytes, total_s = ledger.made()
-    place = next(p for p in (benchmark.home, *benchmark.home.absolute().parents) if p.is_dir())
     seconds = benchmark.spec.clip_seconds
     return Plan(
         clips=len(wanted),
@@ -163,7 +169,7 @@ def plan_clips(benchmark: Benchmark, *, sources: Sequence[str] = (), choice: Cho
         bytes_each=total_bytes / made if made else _BYTES_PER_S * seconds,
         seconds_each=total_s / made if made else _WORK_PER_S * seconds,
         measured_on=made,
-        free_bytes=shutil.disk_usage(place).free,
+        free_bytes=places.clips.free_bytes(),
     )
 
 

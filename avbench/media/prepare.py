@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Literal
 
 from avbench.manifests.benchmark import Benchmark
@@ -18,12 +21,10 @@ from avbench.media.ledger import Ledger, Outcome
 from avbench.media.make import Maker, Piece
 from avbench.media.originals import KEPT, NOT_ACQUIRED, Originals
 from avbench.media.places import (
-    clips_dir,
-    files,
-    journal_dir,
-    put_aside,
+    Places,
+    file_name,
+    places_of,
     request,
-    scratch_folder,
     sha256,
 )
 from avbench.media.plan import ALL, Choice, Work, chain_of
@@ -31,17 +32,22 @@ from avbench.media.sources.base import (
     ClipUnavailable,
     Network,
     Source,
+    SourceFile,
     StreamingSource,
     is_remote,
 )
+from avbench.media.storage import Folder
 from avbench.resources import alone, writing
-from avbench.types import AvbenchError, Report
+from avbench.types import AvbenchError, Report, UsageError
 
 Stage = Literal["acquire", "trim", "validate", "features"]
 
 _NOT_IN = "not in the "
 
 _DEFAULTS = Network()
+_SLOT = "youtube"
+"""The resource of a Dask worker that a download takes."""
+
 _GIVE_UP_AFTER = 20
 """Downloads that fail in a row, each after its retries, before the network is blamed."""
 
@@ -103,17 +109,23 @@ def prepare_clips(
     wanted = choice.of(benchmark)
     benchmark = benchmark.base
     chain, tools = chain_of(benchmark, sources), _tools()
+    places = places_of(benchmark)
+    local = places.clips.local
+    if places.clips.is_private and backend != "threading":
+        raise UsageError(f"{places.base}: lives in one process: use --backend threading")
     with (
         alone(benchmark.home, f"preparing {benchmark.name}"),
-        scratch_folder(benchmark.home) as scratch,
+        _scratch(local.parent if local else benchmark.home) as scratch,
+        _cleared(places.journal),
         Ledger(benchmark.home / "ledger.sqlite") as ledger,
         pool(backend, workers=workers, scheduler=scheduler),
     ):
         maker = Maker(
             spec=benchmark.spec,
             network=network,
-            home=benchmark.home,
-            scratch=scratch,
+            places=places,
+            run=scratch.name,
+            scratch=scratch if local else None,
             acquire_only=stage == "acquire",
             keep_originals=keep_originals or stage == "acquire",
         )
@@ -122,16 +134,17 @@ def prepare_clips(
         remote = [is_remote(each_maker.source) for each_maker in makers]
         if stage == "trim":
             makers = [m for m, is_remote in zip(makers, remote, strict=True) if not is_remote]
-        with writing(clips_dir(benchmark)):
-            clips_dir(benchmark).mkdir(exist_ok=True)
-        recover(benchmark, ledger)
+        if local:
+            with writing(local):
+                local.mkdir(exist_ok=True)
+        _recover(places, ledger)
         if retry_refused:
             ledger.forget_refusals(wanted, chain)
         work = Work(benchmark, wanted, ledger, acquiring=stage == "acquire")
-        put_aside(work.outdated, benchmark)
+        work.put_outdated_aside()
         ledger.begin(len(work.todo), tools)
-        desk = _Desk(work, ledger, report)
-        if (benchmark.home / "originals").is_dir() and stage != "acquire":
+        desk = _Desk(work, ledger, report, scratch)
+        if stage != "acquire" and not Originals(places, benchmark.spec).is_empty:
             makers.insert(0, replace(maker, source_text=KEPT))
         for number, each_maker in enumerate(makers, start=1):
             desk.run(each_maker, last=number == len(makers))
@@ -141,10 +154,11 @@ def prepare_clips(
 class _Desk:
     """The driver's side: hands out work, takes what comes of it, writes the ledger."""
 
-    def __init__(self, work: Work, ledger: Ledger, report: Report) -> None:
+    def __init__(self, work: Work, ledger: Ledger, report: Report, scratch: Path) -> None:
         self._work = work
         self._ledger = ledger
         self._report = report
+        self._scratch = scratch
         self._already = len(work.wanted) - len(work.todo)
         self._failed: dict[str, str] = {}
         self._settled = 0
@@ -166,7 +180,9 @@ class _Desk:
         if not asked:
             return
         seen: set[str] = set()
-        for outcomes in each(maker, self._pieces(source, maker, asked)):
+        for outcomes in each(
+            maker, self._pieces(source, maker, asked), takes=_SLOT if is_remote(source) else ""
+        ):
             for outcome in outcomes:
                 if isinstance(outcome, Exception):
                     self._stop(maker, outcome)
@@ -211,8 +227,8 @@ class _Desk:
         try:
             if isinstance(source, StreamingSource):
                 wanted = list(self._work.clips(asked))
-                for clip, file in source.stream(wanted, maker.scratch):
-                    yield Piece((clip,), file)
+                for clip, file in source.stream(wanted, self._scratch):
+                    yield self._handed(clip, file, maker)
             else:
                 # Clips of one video go together, so that it is fetched once.
                 videos = self._work.manifest.table["youtube_id"].take(asked).to_pylist()
@@ -220,16 +236,25 @@ class _Desk:
                 for row, video in zip(asked, videos, strict=True):
                     groups[row if video is None else video].append(row)
                 for rows in groups.values():
-                    yield Piece(tuple(self._work.clips(rows)), None)
+                    yield Piece(tuple(self._work.clips(rows)))
         except AvbenchError as error:
             self._broken = str(error)  # what could be read of an archive has been given
         except OSError as error:
             self._stop(maker, error)
 
+    def _handed(self, clip: Clip, file: SourceFile, maker: Maker) -> Piece:
+        """Make a piece of a file that is on this machine."""
+        if maker.scratch:
+            return Piece((clip,), file)
+        name = f"{clip.clip_id}{file.path.suffix}"
+        maker.places.journal.put(file.path, name)
+        file.path.unlink(missing_ok=True)
+        return Piece((clip,), file, handed=name)
+
     def _not_streamed(self, clip: Clip, source: Source, maker: Maker) -> Outcome:
         """Say why a source that was gone through did not give a clip."""
         try:
-            source.fetch(clip, maker.scratch)
+            source.fetch(clip, self._scratch)
         except ClipUnavailable as error:
             return maker.failed(clip, "transient", error.reason, self._broken or error.detail)
         return maker.failed(clip, "transient", "the archive is damaged", self._broken)
@@ -251,7 +276,7 @@ class _Desk:
             self._stop(maker, error)
             return
         if outcome.status == "ok":
-            (journal_dir(maker.home) / f"{clip_id}.json").unlink(missing_ok=True)
+            maker.places.journal.remove(f"{clip_id}.json")
         blocked = outcome.failure == "transient" and is_remote(maker.source)
         self._in_a_row = self._in_a_row + 1 if blocked else 0
         if self._in_a_row == _GIVE_UP_AFTER:
@@ -267,8 +292,8 @@ class _Desk:
     def _stop(self, maker: Maker, error: Exception) -> None:
         """Let no further clip be begun, and remember why."""
         self._fatal = self._fatal or error
-        with suppress(OSError):  # a full disk has no place for it: then every clip finds out
-            maker.stop_file.touch()
+        with suppress(OSError, AvbenchError):  # a full disk has no place: then every clip finds out
+            maker.stop()
 
     def _tell(self, last: bool) -> None:
         settled = self._settled if last else 0
@@ -276,21 +301,50 @@ class _Desk:
         self._report("preparing clips", done, len(self._work.wanted))
 
 
-def recover(benchmark: Benchmark, ledger: Ledger) -> None:
-    """Take clips into the ledger that a killed run had finished."""
-    with writing(journal_dir(benchmark.home)):
-        journal_dir(benchmark.home).mkdir(exist_ok=True)
-    known = ledger.all() if any(files(journal_dir(benchmark.home))) else {}
-    for note in files(journal_dir(benchmark.home)):
+def _recover(places: Places, ledger: Ledger) -> None:
+    """Take clips into the ledger that a killed run had finished, and clear what it left."""
+    notes = places.journal.files()
+    known = ledger.all() if notes else {}
+    for name in sorted(name for name in notes if name.endswith(".json")):
         # Killed while it was written, or nothing of ours.
         with suppress(OSError, ValueError, TypeError, RecursionError):
-            outcome = Outcome(**json.loads(note.read_text(encoding="utf-8")))
-            recorded = known.get(note.stem)
+            with places.journal.opened(name) as note:
+                outcome = Outcome(**json.loads(note.read_text(encoding="utf-8")))
+            recorded = known.get(outcome.clip_id)
             is_new = recorded is None or recorded.sha256 != outcome.sha256
-            clip = clips_dir(benchmark) / f"{note.stem}.mp4"
-            if is_new and outcome.clip_id == note.stem and sha256(clip) == outcome.sha256:
-                ledger.record(outcome)
-        note.unlink()
+            if is_new and name == f"{outcome.clip_id}.json":
+                with places.clips.opened(file_name(outcome.clip_id)) as clip:
+                    if sha256(clip) == outcome.sha256:
+                        ledger.record(outcome)
+        places.journal.remove(name)
+    for folder in (places.clips, places.whole_originals, places.cut_originals, places.journal):
+        folder.sweep()
+
+
+@contextmanager
+def _scratch(root: Path) -> Iterator[Path]:
+    """Give an empty folder, and leave none behind."""
+    for left in root.glob("scratch*"):  # of a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with writing(root / "scratch"):
+        root.mkdir(parents=True, exist_ok=True)
+        path = Path(tempfile.mkdtemp(prefix="scratch-", dir=root))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _cleared(journal: Folder) -> Iterator[None]:
+    """Leave no journal behind, unless there is something in it for the next run."""
+    try:
+        yield
+    finally:
+        for name in journal.files():
+            if not name.endswith(".json"):
+                journal.remove(name)
+        journal.remove_if_empty()
 
 
 def _tools() -> str:

@@ -101,11 +101,11 @@ def test_the_batch_size_can_be_chosen(benchmark: Benchmark) -> None:
 
 def test_a_second_run_encodes_nothing(benchmark: Benchmark) -> None:
     first = run(benchmark, NameEncoder())
-    written = (first.folder / "store.json").stat().st_ino
+    written = (Path(first.place) / "store.json").stat().st_ino
     again = NameEncoder()
     assert run(benchmark, again).clip_ids == first.clip_ids
     assert not again.asked
-    assert (first.folder / "store.json").stat().st_ino == written
+    assert (Path(first.place) / "store.json").stat().st_ino == written
 
 
 def test_only_new_and_newer_clips_are_encoded(benchmark: Benchmark) -> None:
@@ -121,6 +121,20 @@ def test_only_new_and_newer_clips_are_encoded(benchmark: Benchmark) -> None:
     np.testing.assert_array_equal(
         after.visual(after.rows_of(others)), before.visual(before.rows_of(others))
     )
+
+
+def test_a_damaged_clip_that_is_touched_is_encoded_again(benchmark: Benchmark) -> None:
+    before = run(benchmark, NameEncoder())
+    path = Path(before.place) / "visual.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    (damaged,) = before.damaged()
+    (benchmark.home / "clips" / f"{damaged}.mp4").touch()
+    again = NameEncoder()
+    after = run(benchmark, again)
+    assert again.asked == [damaged]
+    assert after.damaged() == []
 
 
 def test_a_clip_replaced_while_others_are_encoded_is_newer(benchmark: Benchmark) -> None:
@@ -156,7 +170,7 @@ def test_another_manifest_gives_another_store(
 
 def test_a_damaged_store_is_made_again(benchmark: Benchmark) -> None:
     store = run(benchmark, NameEncoder())
-    (store.folder / "visual.npy").write_bytes(b"")
+    (Path(store.place) / "visual.npy").write_bytes(b"")
     again = NameEncoder()
     assert len(run(benchmark, again)) == len(again.asked) == 11
 
@@ -169,14 +183,14 @@ def test_clips_that_cannot_be_encoded_are_recorded_and_left_out(benchmark: Bench
     store = run(benchmark, NameEncoder())
     assert len(store) == 9
     assert store.failed == {"c0-003": "cannot be decoded", "c1-001": "cannot be decoded"}
-    assert FeatureStore.open(store.folder).failed == store.failed
+    assert FeatureStore.open(Path(store.place)).failed == store.failed
     assert (store.rows_of(["c1-001", "c0-003"]) == -1).all()
-    before = contents(store.folder)
+    before = contents(Path(store.place))
 
     again = NameEncoder()
     assert run(benchmark, again).failed == store.failed
     assert not again.asked
-    assert contents(store.folder) == before
+    assert contents(Path(store.place)) == before
 
     (clips / "c1-001.mp4").write_text("mended")
     mended = run(benchmark, again)
@@ -213,10 +227,10 @@ def test_a_run_that_stops_goes_on_where_it_was(benchmark: Benchmark, tmp_path: P
     rest = NameEncoder()
     store = run(benchmark, rest)
     assert rest.batches == [3]
-    resumed = contents(store.folder)
-    assert {path.name for path in store.folder.parent.iterdir()} == {".lock", "names"}
-    store.folder.rename(tmp_path / "resumed")
-    assert contents(run(benchmark, NameEncoder()).folder) == resumed
+    resumed = contents(Path(store.place))
+    assert {path.name for path in Path(store.place).parent.iterdir()} == {".lock", "names"}
+    Path(store.place).rename(tmp_path / "resumed")
+    assert contents(Path(run(benchmark, NameEncoder()).place)) == resumed
 
 
 def test_what_was_done_is_kept_when_clips_come_and_go(benchmark: Benchmark) -> None:
@@ -236,12 +250,12 @@ def test_what_was_done_is_kept_when_clips_come_and_go(benchmark: Benchmark) -> N
     values = [sum(i.encode()) for i in store.clip_ids]
     np.testing.assert_array_equal(store.audio(np.arange(10))[:, 0], values)
     assert len(rest.asked) <= 4
-    assert {path.name for path in store.folder.parent.iterdir()} == {".lock", "names"}
+    assert {path.name for path in Path(store.place).parent.iterdir()} == {".lock", "names"}
 
 
 @pytest.mark.parametrize("cut", [1, 40, 10**6])
 def test_what_was_half_written_does_not_count(benchmark: Benchmark, cut: int) -> None:
-    whole = contents(run(benchmark, NameEncoder()).folder)
+    whole = contents(Path(run(benchmark, NameEncoder()).place))
     folder = benchmark.home / "features"
     (folder / "names").rename(benchmark.home / "whole")
     with pytest.raises(KeyboardInterrupt):
@@ -257,7 +271,7 @@ def test_what_was_half_written_does_not_count(benchmark: Benchmark, cut: int) ->
     rest = NameEncoder()
     store = run(benchmark, rest)
     assert rest.batches == [4, 3]
-    assert contents(store.folder) == whole
+    assert contents(Path(store.place)) == whole
 
 
 def test_features_of_another_preset_are_not_gone_on_with(benchmark: Benchmark) -> None:
@@ -298,7 +312,7 @@ def test_no_clips_say_how_to_get_them(tiny: Callable[..., Benchmark]) -> None:
 
 def test_features_in_the_wrong_folder_are_told(benchmark: Benchmark) -> None:
     store = run(benchmark, NameEncoder())
-    store.folder.rename(store.folder.with_name("filterbank"))
+    Path(store.place).rename(Path(store.place).with_name("filterbank"))
     with pytest.raises(AvbenchError, match="holds features of preset names, not filterbank"):
         FeatureStore.of(benchmark, "filterbank")
 

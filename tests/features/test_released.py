@@ -139,7 +139,10 @@ def test_a_zip_in_parts_is_read_without_joining_it(
     check(imported.store, benchmark.manifest.clip_ids)
     after = {path for path in tmp_path.rglob("*") if path.is_file()}
     assert after - before == set(files)
-    assert {path.name for path in imported.store.folder.parent.iterdir()} == {".lock", "released"}
+    assert {path.name for path in Path(imported.store.place).parent.iterdir()} == {
+        ".lock",
+        "released",
+    }
 
 
 def test_pieces_are_one_file(tmp_path: Path) -> None:

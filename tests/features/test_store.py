@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from avbench.features.store import FeatureStore, create, hash_preset
@@ -62,6 +63,60 @@ def test_order_and_duplicates_are_kept_and_absent_clips_marked(folder: Path) -> 
     rows = np.array([3, 0, 3])
     np.testing.assert_array_equal(store.audio(rows), features(4)[0][rows].astype(np.float16))
     np.testing.assert_array_equal(store.visual(rows), features(4)[1][rows].astype(np.float16))
+
+
+def test_single_precision_is_kept(tmp_path: Path) -> None:
+    audio, visual = features(len(IDS))
+    with create(
+        tmp_path / "p",
+        preset=PRESET,
+        fingerprint="f",
+        clip_ids=IDS,
+        dim=DIM,
+        frames=FRAMES,
+        cells=CELLS,
+        dtype="float32",
+    ) as writer:
+        for row in range(len(IDS)):
+            writer.write(row, 1e5 * audio[row], visual[row])
+    store = FeatureStore.open(tmp_path / "p")
+    rows = np.array([2, 0, 1, 3])
+    np.testing.assert_array_equal(store.audio(rows), (1e5 * audio[rows]).astype(np.float32))
+    np.testing.assert_array_equal(store.visual(rows), visual[rows].astype(np.float32))
+    assert (store.dtype, store.damaged()) == (np.float32, [])
+
+
+@pytest.mark.parametrize(("name", "row"), [("audio.npy", 0), ("visual.npy", 2), ("visual.npy", 3)])
+def test_one_wrong_bit_is_found_and_its_clip_named(folder: Path, name: str, row: int) -> None:
+    assert FeatureStore.open(folder).damaged() == []
+    size = DIM * 2 if name == "audio.npy" else FRAMES * CELLS * DIM * 2
+    content = bytearray((folder / name).read_bytes())
+    content[128 + row * size + size - 1] ^= 1
+    (folder / name).write_bytes(content)
+    assert FeatureStore.open(folder).damaged() == [IDS[row]]
+
+
+def test_checksums_that_were_changed_too_are_found(folder: Path, tmp_path: Path) -> None:
+    write(tmp_path / "other", seed=3)
+    for name in ("audio.npy", "visual.npy", "index.parquet"):
+        (folder / name).write_bytes((tmp_path / "other" / name).read_bytes())
+    with pytest.raises(AvbenchError, match=r"index\.parquet: not what was written"):
+        FeatureStore.open(folder).damaged()
+
+
+def test_a_store_without_checksums_of_clips_is_read_and_checked_as_a_whole(folder: Path) -> None:
+    """As early versions wrote it."""
+    index = pq.read_table(folder / "index.parquet").drop_columns("sha256")
+    pq.write_table(index, folder / "index.parquet")
+    info = json.loads((folder / "store.json").read_text())
+    (folder / "store.json").write_text(json.dumps({k: v for k, v in info.items() if k != "dtype"}))
+    assert FeatureStore.open(folder).dtype == np.float16
+    assert FeatureStore.open(folder).damaged() == []
+    content = bytearray((folder / "visual.npy").read_bytes())
+    content[-1] ^= 1
+    (folder / "visual.npy").write_bytes(content)
+    with pytest.raises(AvbenchError, match=r"visual\.npy: not what was written"):
+        FeatureStore.open(folder).damaged()
 
 
 def test_files_are_plain_arrays_anyone_can_read(folder: Path) -> None:
@@ -149,7 +204,15 @@ def test_a_damaged_file_is_named(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"dim": 9}, {"frames": "2"}, {"clips_hash": "0"}, {"format": 2}, {"preset": {}}]
+    "change",
+    [
+        {"dim": 9},
+        {"frames": "2"},
+        {"clips_hash": "0"},
+        {"format": 2},
+        {"preset": {}},
+        {"dtype": "int8"},
+    ],
 )
 def test_a_wrong_description_is_refused(folder: Path, change: dict[str, object]) -> None:
     info = json.loads((folder / "store.json").read_text())

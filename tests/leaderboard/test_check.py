@@ -116,7 +116,9 @@ def test_a_copy_under_a_new_name_is_found(path, boards):
     folder = boards / "predictions" / "toy-ci"
     (folder / "copy.parquet").write_bytes((folder / "mine.parquet").read_bytes())
     board.with_entry(copy).write(path)
-    assert messages(path) == ["mine has predictions of copy"]
+    (message,) = messages(path)
+    assert message.startswith("mine has predictions of copy: seed 0 shares 100.0 % of its errors")
+    assert messages(path) == [message]
 
 
 def test_pages_that_show_something_else_are_found(path, boards):

@@ -63,6 +63,7 @@ def test_other_features_rank_apart(entry):
         ({"coverage": 0.81}, "81.0 % of the clips"),
         ({"seeds": (0, 1)}, "fewer than 3 seeds"),
         ({"fingerprint": "00"}, "another manifest"),
+        ({"repeats": "other"}, "repeats other"),
     ],
 )
 def test_others_are_listed_last_without_a_rank(entry, change, remark):

@@ -201,43 +201,6 @@ def test_processes_make_the_same_clips_as_threads(few: Few, backend: str) -> Non
     ]
 
 
-def test_a_dask_worker_that_is_killed_costs_nothing(few: Few) -> None:
-    import distributed
-
-    ids = [f"clip-{n:02d}" for n in range(24)]
-    benchmark = few(ids, sources=("render",), seconds=2.0)
-    prepare_clips(benchmark, workers=2, report=silent)
-    expected, rows = bytes_of(benchmark), ledger_of(benchmark)
-    for path in benchmark.home.rglob("*"):
-        if path.is_file():
-            path.unlink()
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
-    with distributed.LocalCluster(**options) as cluster:
-        victims = [worker.pid for worker in cluster.workers.values()]
-        killed = []
-
-        def report(what: str, done: int, total: int) -> None:
-            if done >= 8 and not killed:
-                killed.append(victims[0])
-                os.kill(victims[0], signal.SIGKILL)
-
-        done = prepare_clips(
-            benchmark,
-            workers=2,
-            report=report,
-            backend="dask",
-            scheduler=cluster.scheduler_address,
-        )
-    assert killed
-    assert (done.ok, done.failed) == (24, {})
-    assert bytes_of(benchmark) == expected
-    again = ledger_of(benchmark)
-    assert [(i, r.status, r.sha256, r.attempts) for i, r in again.items()] == [
-        (i, r.status, r.sha256, r.attempts) for i, r in rows.items()
-    ]
-    assert not list(benchmark.home.glob("scratch*"))
-
-
 def test_a_scheduler_that_is_not_there(few: Few, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("avbench.media.backend._CONNECT_S", 0.5)
     benchmark = few(["a", "b"], sources=("render",))

@@ -26,7 +26,7 @@ from avbench import registry
 from avbench.media import ffmpeg
 from avbench.media.failures import DISK_FULL, Failure, classify
 from avbench.media.sources.base import ClipUnavailable, Network
-from avbench.resources import writing
+from avbench.resources import host_folder
 from avbench.types import AvbenchError, UsageError
 
 _BACKOFF_S = 2.0
@@ -267,11 +267,7 @@ def _slot(downloads: int, *, pause_s: float) -> Iterator[None]:
     A slot is a lock on a file of its own: it binds threads and processes alike, and ends with the
     process.
     """
-    folder = Path(tempfile.gettempdir(), f"avbench-{os.getuid()}")
-    with writing(folder):
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if folder.lstat().st_uid != os.getuid():
-            raise AvbenchError(f"{folder} belongs to somebody else: set TMPDIR to another folder")
+    folder = host_folder()
     while True:
         for number in range(downloads):
             with Path(folder, f"download-{number}").open("a") as lock:
