@@ -152,7 +152,8 @@ def test_the_readmes_tour(tmp_path, with_features, monkeypatch):
     assert "clip_id" in run(commands["score"], tmp_path)
     command = commands["evaluate"].replace("0,1,2", "0")
     run(f"{command} --set epochs=1", tmp_path)
-    assert "9 runs in runs/toy-ci" in run(f"{commands['reproduce']} --dry-run", tmp_path)
+    reproduce = commands["reproduce"].partition("#")[0]
+    assert "9 runs in runs/toy-ci" in run(f"{reproduce} --dry-run", tmp_path)
     assert "fill it in" in run(commands["submit"], tmp_path)
     assert (tmp_path / "entry.toml").is_file()
     assert "74.04" not in run(commands["leaderboard"], tmp_path)
