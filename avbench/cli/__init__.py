@@ -150,6 +150,7 @@ def list_command(as_json: bool) -> None:
     help="Also keep a step in the middle, every N epochs, to go on from after a kill.",
 )
 @click.option("--tensorboard", is_flag=True, help="Also log for TensorBoard.")
+@click.option("--profile", is_flag=True, help="Say what the time goes into.")
 @json_option
 def evaluate(
     method: str,
@@ -164,6 +165,7 @@ def evaluate(
     force: bool,
     checkpoint_epochs: int | None,
     tensorboard: bool,
+    profile: bool,
     as_json: bool,
 ) -> None:
     """Run a method through a benchmark and measure accuracy and forgetting.
@@ -210,6 +212,7 @@ def evaluate(
             force=force,
             checkpoint_epochs=checkpoint_epochs or 0,
             tensorboard=tensorboard,
+            profile=profile,
             report=report,
         )
     if kept:
@@ -222,6 +225,7 @@ def evaluate(
         print_json(result.to_json())
         return
     _print_results([result])
+    _print_profile(result)
     click.echo(f"predictions, matrix and plots: {run}")
 
 
@@ -355,6 +359,23 @@ def _print_results(results: Sequence[Result]) -> None:
         if result.partial:
             shares = ", ".join(f"{s} {100 * c:.1f} %" for s, c in result.coverage.items())
             click.echo(f"PARTIAL: {result.name} ran on part of the clips: {shares}")
+
+
+def _print_profile(result: Result) -> None:
+    """Print where the time of the seeds went that were run with --profile."""
+    costs = [cost for run in result.runs for cost in run.cost if cost.profile is not None]
+    if not costs:
+        return
+    total = sum(cost.seconds for cost in costs)
+    spent: dict[str, float] = {}
+    for cost in costs:
+        for phase, seconds in (cost.profile or {}).items():
+            spent[phase] = spent.get(phase, 0.0) + seconds
+    spent["other"] = total - sum(spent.values())
+    print_table(
+        ["phase", "s", "%"],
+        [[phase, f"{s:.1f}", f"{100 * s / total:.1f}"] for phase, s in spent.items()],
+    )
 
 
 def _percent(result: Result, metric: str) -> str:

@@ -46,6 +46,7 @@ def evaluate(
     force: bool = False,
     checkpoint_epochs: int = 0,
     tensorboard: bool = False,
+    profile: bool = False,
     report: Report = silent,
 ) -> Result:
     """Evaluate a method on a benchmark over seeds.
@@ -68,6 +69,7 @@ def evaluate(
         force: Run these seeds again even if `out` holds them, and replace a run of another
             configuration.
         checkpoint_epochs: Also keep a step in the middle, every so many epochs; 0 for never.
+        profile: Measure what the time goes into; on a GPU that takes some more of it.
         tensorboard: Also log to `tensorboard/` in the run directory.
         report: Called as training proceeds.
 
@@ -136,6 +138,7 @@ def evaluate(
                     torch_device,
                     checkpoint_epochs,
                     out / "tensorboard" / f"seed-{seed}" if tensorboard else None,
+                    profile,
                 )
                 unfinished = out / f"unfinished-seed-{seed}"
                 try:
