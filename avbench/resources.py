@@ -46,6 +46,15 @@ def home() -> Path:
         raise AvbenchError(f"no folder {configured}: set AVBENCH_HOME to one") from error
 
 
+def memory_limit() -> int:
+    """Return how many bytes of memory this process may have: the machine's, or its cgroup's."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):
+            limits.append(int(Path("/sys/fs/cgroup", name).read_text(encoding="ascii")))
+    return min(limits)
+
+
 def storage() -> str:
     """Return where clips and originals go, a path or an address: `$AVBENCH_STORAGE`, or `home()`.
 

@@ -8,7 +8,6 @@ own loss has with respect to each of three features of a clip.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,7 +58,7 @@ class AFCLSC(HerdedReplay):
             super().start(task)
             return
         self.network.grow(task.seen_classes)
-        self.teacher = copy.deepcopy(self.network).requires_grad_(False).eval()
+        self.freeze_teacher(task)
         self.imprint(task)
 
     def loss(self, batch: Batch, task: Task) -> Tensor:
@@ -80,16 +79,17 @@ class AFCLSC(HerdedReplay):
         Returns:
             F features, each (B, d), and the norms of the loss's gradients, (F, B).
         """
-        teacher = self.teacher
+        teacher, lessons = self.teacher, self.lessons
         assert teacher is not None
-        with torch.no_grad():
-            pooled = teacher.pool(batch.audio, batch.visual).visual
+        assert lessons is not None
+        pooled = lessons.pool(batch)
         with torch.enable_grad():
             # The weights are frozen: gradients need an input that asks for them.
-            audio, pooled = (
-                None if x is None else x.detach().requires_grad_() for x in (batch.audio, pooled)
+            audio, visual = (
+                None if x is None else x.detach().requires_grad_()
+                for x in (batch.audio, pooled.visual)
             )
-            out = teacher.classify(audio, pooled)
+            out = teacher.classify(audio, pooled._replace(visual=visual))
             loss = nca(out.logits, batch.labels, _lsc(teacher).scale, self.settings.margin)
             gradients = torch.autograd.grad(loss, out.stages)
         norms = torch.stack([gradient.norm(dim=1) for gradient in gradients])

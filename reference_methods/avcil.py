@@ -19,6 +19,7 @@ from torch import Tensor
 from avbench.learning.losses import (
     Variant,
     attention_distillation,
+    attention_divergence,
     separated_softmax,
     task_distillation,
 )
@@ -77,14 +78,13 @@ class AVCIL(PairedReplay):
 
     def loss(self, batch: Batch, task: Task) -> Tensor:
         """Return the total loss (Eq. 14); at the first step, cross-entropy."""
-        out = self.network(batch.audio, batch.visual)
-        if task.step == 0:
-            return F.cross_entropy(out.logits, batch.labels)
-        assert self.teacher is not None
-        with torch.no_grad():
-            old = self.teacher(batch.audio, batch.visual)
-
         s: AVCILSettings = self.settings
+        if task.step == 0:
+            return F.cross_entropy(self.network(batch.audio, batch.visual).logits, batch.labels)
+        old = self.taught(batch, attention=s.vad)
+        paper = s.vad and s.kl_direction == "paper"
+        reference = None if paper else old.spatial
+        out = self.network(batch.audio, batch.visual, maps=paper, reference=reference)
         loss = separated_softmax(
             out.logits, batch.labels, current=batch.current, old_classes=task.old_classes
         ) + task_distillation(
@@ -105,15 +105,28 @@ class AVCIL(PairedReplay):
         return loss + self.attention_loss(out, old, batch.current) if s.vad else loss
 
     def attention_loss(self, out: Output, old: Output, current: int) -> Tensor:
-        """Return VAD (Eq. 11) of the exemplars, which are the rows from `current` on."""
+        """Return VAD (Eq. 11) of the exemplars.
+
+        Args:
+            out: What the student says of the batch.
+            old: What the teacher says; its maps are of the exemplars alone.
+            current: From which row on clips are exemplars.
+        """
         s: AVCILSettings = self.settings
-        spatial, temporal = (
-            attention_distillation(
-                new[current:], teacher[current:], s.kl_direction, reduction=s.vad_reduction
-            )
-            for new, teacher in zip(out.maps, old.maps, strict=True)
-        )
-        return s.lambda_vad * spatial + (1 - s.lambda_vad) * temporal
+        assert out.temporal is not None
+        assert old.temporal is not None
+        assert old.spatial is not None
+        if out.spatial is None:
+            # KL(old || new) is the cross-entropy of the maps less the entropy of the old one.
+            assert out.spatial_cross_entropy is not None
+            assert old.spatial_entropy is not None
+            spatial = out.spatial_cross_entropy - old.spatial_entropy
+        else:
+            spatial = attention_divergence(out.spatial[current:], old.spatial, s.kl_direction)
+        temporal = attention_divergence(out.temporal[current:], old.temporal, s.kl_direction)
+        return s.lambda_vad * attention_distillation(spatial, s.vad_reduction) + (
+            1 - s.lambda_vad
+        ) * attention_distillation(temporal, s.vad_reduction)
 
 
 def instance_similarity(

@@ -51,9 +51,7 @@ class ICaRLFC(HerdedReplay):
             loss = F.cross_entropy(logits, batch.labels)
         if task.step == 0:
             return loss
-        assert self.teacher is not None
-        with torch.no_grad():
-            teacher = self.teacher(batch.audio, batch.visual).logits
+        teacher = self.taught(batch).logits
         old = logits[:, : task.old_classes]
         distillation = sigmoid_distillation(old, teacher, self.settings.icarl_distill)
         if sigmoid:

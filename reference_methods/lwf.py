@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -31,9 +30,7 @@ class LwF(GradientMethod):
         new = F.cross_entropy(logits[:, task.old_classes :], batch.labels - task.old_classes)
         if task.step == 0:
             return new
-        assert self.teacher is not None
-        with torch.no_grad():
-            teacher = self.teacher(batch.audio, batch.visual).logits
+        teacher = self.taught(batch).logits
         s: DistillationSettings = self.settings
         return new + task_distillation(
             logits,

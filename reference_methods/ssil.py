@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -28,9 +27,7 @@ class SSIL(PairedReplay):
         logits = self.network(batch.audio, batch.visual).logits
         if task.step == 0:
             return F.cross_entropy(logits, batch.labels)
-        assert self.teacher is not None
-        with torch.no_grad():
-            teacher = self.teacher(batch.audio, batch.visual).logits
+        teacher = self.taught(batch).logits
         separated = separated_softmax(
             logits, batch.labels, current=batch.current, old_classes=task.old_classes
         )

@@ -82,9 +82,9 @@ def attention(run: Path, benchmark: Benchmark, clip_id: str, *, seed: int) -> At
             ) from error
         learned.network.eval()
         with torch.no_grad():
-            over_cells, over_frames = learned.network(audio, visual).maps
-        spatial.append(over_cells[0].mean(dim=-1).reshape(store.frames, side, side).numpy())
-        temporal.append(over_frames[0].mean(dim=-1).numpy())
+            out = learned.network(audio, visual, maps=True)
+        spatial.append(out.spatial[0].mean(dim=-1).reshape(store.frames, side, side).numpy())
+        temporal.append(out.temporal[0].mean(dim=-1).numpy())
     return Attention(np.stack(spatial).astype(np.float64), np.stack(temporal).astype(np.float64))
 
 

@@ -25,6 +25,7 @@ from avbench.learning.losses import Variant
 from avbench.learning.method import Setup
 from avbench.learning.network import Activation, AudioVisualNet, Output
 from avbench.learning.stream import Batch, Clips, Rows, Task
+from avbench.learning.teaching import Lessons
 from avbench.types import AvbenchError, Modality
 
 # Only bounds memory; results do not depend on it.
@@ -123,12 +124,14 @@ class GradientMethod(ABC):
 
     network: AudioVisualNet
     teacher: AudioVisualNet | None
+    lessons: Lessons | None
 
     def __init__(self, settings: Any, setup: Setup) -> None:
         self.settings = settings
         self.setup = setup
         self.random = random.Random(setup.seed)
         self.teacher = None
+        self.lessons = None
 
     @abstractmethod
     def loss(self, batch: Batch, task: Task) -> Tensor:
@@ -150,8 +153,26 @@ class GradientMethod(ABC):
         if task.step == 0:
             self.network = self.new_network(task.seen_classes)
             return
-        self.teacher = copy.deepcopy(self.network).requires_grad_(False).eval()
+        self.freeze_teacher(task)
         self.network.grow(task.seen_classes)
+
+    def freeze_teacher(self, task: Task) -> None:
+        """Make a frozen copy of the network the teacher of a step."""
+        self.teacher = copy.deepcopy(self.network).requires_grad_(False).eval()
+        self.lessons = Lessons(self.teacher, task)
+
+    def taught(self, batch: Batch, *, attention: bool = False) -> Output:
+        """Return what the teacher says of a batch, without gradients.
+
+        Args:
+            batch: B clips, of them E exemplars.
+            attention: Whether to return attention, too; of the E exemplars alone.
+        """
+        assert self.teacher is not None
+        assert self.lessons is not None
+        pooled = self.lessons.pool(batch, attention=attention)
+        with torch.no_grad():
+            return self.teacher.classify(batch.audio, pooled)
 
     def batches(self, task: Task) -> Iterator[Batch]:
         """Yield the batches of one epoch: D_t, shuffled."""
@@ -225,6 +246,7 @@ class GradientMethod(ABC):
         if training.best is not None:
             self.network.load_state_dict(training.best)
             self.ready(task)
+        self.lessons = None  # its memory is needed no more
         self.finish(task)
 
     def predict(self, clips: Clips) -> npt.NDArray[np.int64]:

@@ -66,28 +66,34 @@ def task_distillation(
     return temperature**2 * total / len(logits)
 
 
-def attention_distillation(
-    new: Tensor,
-    old: Tensor,
-    direction: Variant = "official",
-    *,
-    reduction: Variant = "official",
-) -> Tensor:
-    """Visual attention distillation, VAD (paper, Eq. 9 and 10): divergence of attention maps.
+def attention_divergence(new: Tensor, old: Tensor, direction: Variant = "official") -> Tensor:
+    """Kullback-Leibler divergence of every map of attention (paper, Eq. 9 and 10).
 
     Args:
         new: The student's maps, (exemplars, L, S, d) over cells S or (exemplars, L, d) over frames.
         old: The teacher's.
         direction: "official" for KL(old || new), "paper" for KL(new || old).
+
+    Returns:
+        (exemplars, L, d) or (exemplars, d).
+    """
+    if direction == "paper":
+        new, old = old, new
+    return F.kl_div(new.log(), old.log(), reduction="none", log_target=True).sum(dim=-2)
+
+
+def attention_distillation(divergence: Tensor, reduction: Variant = "official") -> Tensor:
+    """Visual attention distillation, VAD (paper, Eq. 9 and 10), from the divergence of each map.
+
+    Args:
+        divergence: (exemplars, L, d) or (exemplars, d).
         reduction: "paper" for the mean over frames and channels, "official" for their sum.
 
     Returns:
         The mean over exemplars.
     """
-    count = max(len(new), 1)
-    if reduction == "paper":
-        count *= new.shape[1:].numel() // new.shape[-2]
-    return divergence(new.log(), old.log(), direction) / count
+    count = divergence.numel() if reduction == "paper" else len(divergence)
+    return divergence.sum() / max(count, 1)
 
 
 def nca(scores: Tensor, labels: Tensor, scale: Tensor, margin: float = 0.0) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from avbench.learning.attention import attend, attend_with_maps
 from avbench.learning.classifiers import Classifier, LinearClassifier
 from avbench.types import Modality
 
@@ -26,9 +27,12 @@ class Output(NamedTuple):
         stages: Features on the way to the scores, none normalised, each (B, d): the attended
             visual feature, then the audio and the visual one before fusion; of one modality, what
             the classifier sees.
-        spatial: Attention over the cells of a frame, per channel, (B, L, S, d), Eq. 2;
-            audio-visual only.
+        spatial: Attention over the cells of a frame, per channel, (B, L, S, d), Eq. 2; only if
+            maps were asked for.
         temporal: Attention over frames, per channel, (B, L, d), Eq. 3; audio-visual only.
+        spatial_entropy: Of `spatial`, in nats, (B, L, d); audio-visual only.
+        spatial_cross_entropy: Of `spatial` relative to a reference, for the clips that have one,
+            (E, L, d).
     """
 
     logits: Tensor
@@ -38,13 +42,8 @@ class Output(NamedTuple):
     stages: tuple[Tensor, ...] = ()
     spatial: Tensor | None = None
     temporal: Tensor | None = None
-
-    @property
-    def maps(self) -> tuple[Tensor, Tensor]:
-        """Spatial and temporal attention, of an audio-visual network."""
-        assert self.spatial is not None
-        assert self.temporal is not None
-        return self.spatial, self.temporal
+    spatial_entropy: Tensor | None = None
+    spatial_cross_entropy: Tensor | None = None
 
 
 class Pooled(NamedTuple):
@@ -52,13 +51,14 @@ class Pooled(NamedTuple):
 
     Attributes:
         visual: (B, d); None for an audio network.
-        spatial: As in `Output`.
-        temporal: As in `Output`.
+        spatial: As in `Output`, like all that follow.
     """
 
     visual: Tensor | None
     spatial: Tensor | None = None
     temporal: Tensor | None = None
+    spatial_entropy: Tensor | None = None
+    spatial_cross_entropy: Tensor | None = None
 
 
 class AudioVisualNet(nn.Module):
@@ -103,58 +103,92 @@ class AudioVisualNet(nn.Module):
             self.attn_visual_proj = nn.Linear(dim, dim)
         self.classifier = classifier(dim, classes)
 
-    def forward(self, audio: Tensor | None, visual: Tensor | None) -> Output:
+    def forward(
+        self,
+        audio: Tensor | None,
+        visual: Tensor | None,
+        *,
+        maps: bool = False,
+        reference: Tensor | None = None,
+    ) -> Output:
         """Classify a batch.
 
         Args:
             audio: (B, d); not read by a visual network.
-            visual: Tokens, frame by frame, (B, L * S, d); not read by an audio network.
+            visual: Tokens, frame by frame, (B, L * S, d), in any precision; not read by an audio
+                network. They are frozen: no gradient reaches them.
+            maps: As for `pool`.
+            reference: As for `pool`.
         """
-        pooled = self.pool(audio, visual)
-        out = self.classify(audio, pooled.visual)
-        return out._replace(spatial=pooled.spatial, temporal=pooled.temporal)
+        return self.classify(audio, self.pool(audio, visual, maps=maps, reference=reference))
 
-    def pool(self, audio: Tensor | None, visual: Tensor | None) -> Pooled:
-        """Pool visual tokens: their mean, or audio-guided attention, per channel (Eq. 2 to 4)."""
+    def pool(
+        self,
+        audio: Tensor | None,
+        visual: Tensor | None,
+        *,
+        maps: bool = False,
+        reference: Tensor | None = None,
+    ) -> Pooled:
+        """Pool visual tokens: their mean, or audio-guided attention, per channel (Eq. 2 to 4).
+
+        Args:
+            audio: As for `forward`.
+            visual: As for `forward`.
+            maps: Whether to keep spatial attention, which takes several times the memory of the
+                tokens.
+            reference: Spatial attention of the last E clips that theirs is compared with,
+                (E, L, S, d).
+        """
         if self.modality == "audio":
             return Pooled(None)
         assert visual is not None
         if self.modality == "visual":
-            return Pooled(visual.mean(dim=1))
+            return Pooled(visual.to(self.visual_proj.weight.dtype).mean(dim=1))
         cells = visual.shape[1] // self.frames
-        tokens = visual.reshape(len(visual), self.frames, cells, visual.shape[2])
-        query = torch.tanh(self.attn_audio_proj(audio))[:, None]  # (B, 1, d)
-        keys = torch.tanh(self.attn_visual_proj(tokens))
-        spatial = torch.softmax(query[:, None] * keys, dim=2)
-        scores = (spatial * keys).sum(dim=2)
+        tokens = visual.view(len(visual), self.frames, cells, visual.shape[2])
+        query = torch.tanh(self.attn_audio_proj(audio))
+        weights = self.attn_visual_proj.weight, self.attn_visual_proj.bias
+        if maps:
+            attended = attend_with_maps(query, tokens, *weights)
+        else:
+            attended = attend(query, tokens, *weights, reference)
+        scores = attended.scores
         if self.temporal_audio_guidance:
-            scores = query * scores
+            scores = query[:, None] * scores
         temporal = torch.softmax(scores, dim=1)
-        return Pooled((temporal * (spatial * tokens).sum(dim=2)).sum(dim=1), spatial, temporal)
+        return Pooled(
+            (temporal * attended.values).sum(dim=1),
+            attended.maps,
+            temporal,
+            attended.entropy,
+            attended.cross_entropy,
+        )
 
-    def classify(self, audio: Tensor | None, pooled: Tensor | None) -> Output:
+    def classify(self, audio: Tensor | None, pooled: Pooled) -> Output:
         """Project, fuse and classify (Eq. 5).
 
         Args:
             audio: (B, d); not read by a visual network.
-            pooled: What `pool` made of the visual tokens, (B, d); not read by an audio network.
+            pooled: What `pool` made of the visual tokens; not read by an audio network.
         """
         if self.modality == "audio":
             feature = self.activate(self.audio_proj(audio))
             return Output(self.classifier(feature), feature, F.normalize(feature), None, (feature,))
-        f_visual = self.activate(self.visual_proj(pooled))
+        f_visual = self.activate(self.visual_proj(pooled.visual))
         if self.modality == "visual":
             normal = F.normalize(f_visual)
             return Output(self.classifier(f_visual), f_visual, None, normal, (f_visual,))
-        assert pooled is not None
+        assert pooled.visual is not None
         f_audio = self.activate(self.audio_proj(audio))
         fused = f_audio + f_visual
         return Output(
-            logits=self.classifier(fused),
-            feature=fused,
-            audio=F.normalize(f_audio),
-            visual=F.normalize(f_visual),
-            stages=(pooled, f_audio, f_visual),
+            self.classifier(fused),
+            fused,
+            F.normalize(f_audio),
+            F.normalize(f_visual),
+            (pooled.visual, f_audio, f_visual),
+            *pooled[1:],
         )
 
     def grow(self, classes: int) -> None:

@@ -20,6 +20,9 @@ from avbench.types import AvbenchError, Modality, Split
 Rows = npt.NDArray[np.int64]
 
 
+_NOWHERE: Rows = np.empty(0, dtype=np.int64)
+
+
 class ProtocolError(AvbenchError):
     """A method asked for something the protocol does not give it."""
 
@@ -29,15 +32,18 @@ class Batch(NamedTuple):
 
     Attributes:
         audio: (B, d) float32; None for a visual method.
-        visual: (B, L * S, d) float32; None for an audio method.
+        visual: (B, L * S, d), as stored, in half precision; None for an audio method.
         labels: Class indices, (B,).
         current: How many rows, the first, belong to the current step; the others are exemplars.
+        positions: Which clips these are: positions in the step's train clips, then in its
+            exemplars, (B,).
     """
 
     audio: Tensor | None
     visual: Tensor | None
     labels: Tensor
     current: int
+    positions: Rows = _NOWHERE
 
     def followed_by(self, exemplars: Batch) -> Batch:
         """Return this batch of the current step with exemplars after it."""
@@ -45,7 +51,8 @@ class Batch(NamedTuple):
             _cat(self.audio, exemplars.audio),
             _cat(self.visual, exemplars.visual),
             torch.cat([self.labels, exemplars.labels]),
-            current=self.current,
+            self.current,
+            np.concatenate([self.positions, exemplars.positions]),
         )
 
 
@@ -109,7 +116,8 @@ class Clips:
             positions: Which clips, from 0.
 
         Returns:
-            Audio (n, d) and visual (n, L * S, d), float32; None where the modality excludes it.
+            Audio (n, d) float32 and visual (n, L * S, d) as stored, in half precision; None where
+            the modality excludes it.
 
         Raises:
             ProtocolError: If what these clips were handed out for is over.
@@ -118,7 +126,8 @@ class Clips:
         rows, modality = access.rows[positions], access.modality
         audio = access.store.audio(rows) if modality != "visual" else None
         visual = access.store.visual(rows) if modality != "audio" else None
-        return _tensor(audio, access.device), _tensor(visual, access.device)
+        sound, sight = _tensor(audio, access.device), _tensor(visual, access.device)
+        return None if sound is None else sound.float(), sight
 
 
 def _opened(clips: Clips) -> _Access:
@@ -132,8 +141,7 @@ def _opened(clips: Clips) -> _Access:
 
 
 def _tensor(values: npt.NDArray[np.float16] | None, device: torch.device) -> Tensor | None:
-    # Cast after the transfer: half precision is half the bytes.
-    return None if values is None else torch.from_numpy(values).to(device).float()
+    return None if values is None else torch.from_numpy(values).to(device)
 
 
 class LabelledClips(Clips):
@@ -172,7 +180,7 @@ class LabelledClips(Clips):
         device = _opened(self).device
         audio, visual = self.features(positions)
         labels = torch.from_numpy(self.labels[positions]).to(device)
-        return Batch(audio, visual, labels, current=len(positions))
+        return Batch(audio, visual, labels, len(positions), positions)
 
 
 class Validation:

@@ -15,7 +15,7 @@ from tests.golden_records import PRECISIONS, close, tensor
 def test_audio_visual_forward(golden, golden_network, dtype):
     record = golden("model_d8_audio_visual.npz")
     network = golden_network(record, "w.", "audio-visual").to(dtype)
-    out = network(tensor(record["audio"], dtype), tensor(record["visual"], dtype))
+    out = network(tensor(record["audio"], dtype), tensor(record["visual"], dtype), maps=True)
     pooled, f_audio, f_visual = out.stages
     for found, key in (
         (out.logits, "logits"),
@@ -63,7 +63,7 @@ def test_forward_at_full_width(golden, golden_network, dtype):
     close(state["w.audio_proj.weight"].flatten()[: len(first)], first)
     close(visual.sum().item(), record["check_visual_sum"])
     close(audio.flatten()[-len(last) :], last)
-    out = network(audio.to(dtype), visual.to(dtype))
+    out = network(audio.to(dtype), visual.to(dtype), maps=True)
     close(out.logits, record["logits"], dtype)
     close(out.feature, record["fused"], dtype)
     close(out.audio, record["audio_l2"], dtype)
@@ -99,7 +99,7 @@ def test_initial_weights_and_growing(golden):
 def test_attention_is_a_distribution_even_for_extreme_input():
     torch.manual_seed(0)
     network = AudioVisualNet(6, 3, frames=4)
-    out = network(1e4 * torch.randn(2, 6), 1e4 * torch.randn(2, 4 * 5, 6))
+    out = network(1e4 * torch.randn(2, 6), 1e4 * torch.randn(2, 4 * 5, 6), maps=True)
     torch.testing.assert_close(out.spatial.sum(dim=2), torch.ones(2, 4, 6))
     torch.testing.assert_close(out.temporal.sum(dim=1), torch.ones(2, 6))
 

@@ -12,6 +12,7 @@ from avbench.learning.losses import nca
 from avbench.learning.memory import ExemplarMemory
 from avbench.learning.method import Setup
 from avbench.learning.stream import Batch, TaskStream
+from avbench.learning.teaching import Lessons
 from reference_methods.afc import AFCLSC, discrepancy, shares
 
 CPU = torch.device("cpu")
@@ -83,6 +84,7 @@ def test_the_discrepancy_weighs_more_the_more_was_seen():
     method.network, method.teacher = method.new_network(6), method.new_network(6)
     batch = Batch(torch.randn(3, 12), None, torch.tensor([0, 2, 5]), 3)
     task = SimpleNamespace(step=2, classes_per_step=(2, 3, 1), seen_classes=6, old_classes=5)
+    method.lessons = Lessons(method.teacher, task)
     out = method.network(batch.audio, None)
     old, importance = method.importance(batch)
     apart = discrepancy(out.stages, old, shares(importance)).item()

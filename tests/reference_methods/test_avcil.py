@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from avbench.learning.losses import attention_distillation
+from avbench.learning.losses import attention_distillation, attention_divergence
 from avbench.learning.method import Setup
 from avbench.learning.network import Output
 from avbench.learning.stream import Batch
@@ -36,24 +36,35 @@ def given(
     What it says asks for gradients; only the loss is under test.
     """
 
-    def said(logits: str, suffix: str, **features: Tensor) -> Output:
-        maps = (tensor(record[f"{kind}_{suffix}"], dtype) for kind in ("spatial", "temporal"))
-        spatial, temporal = maps
+    def said(logits: str, suffix: str, rows: slice = slice(None), **features: Tensor) -> Output:
+        spatial, temporal = (
+            tensor(record[f"{kind}_{suffix}"][rows], dtype) for kind in ("spatial", "temporal")
+        )
         return Output(
             tensor(record[logits], dtype),
             tensor(0),
             spatial=spatial,
             temporal=temporal,
+            spatial_entropy=torch.special.entr(spatial).sum(dim=2),
             **features,
         )
 
     features = {name: tensor(record[f"{name}_l2"], dtype) for name in ("audio", "visual")}
-    student, teacher = said("logits", "new", **features), said("old_logits", "old")
+    exemplars = slice(record["n_current"], None)
+    student, teacher = said("logits", "new", **features), said("old_logits", "old", exemplars)
     for name in ("logits", "audio", "visual", "spatial", "temporal"):
         getattr(student, name).requires_grad_()
+
+    def network(audio, visual, *, maps=False, reference=None) -> Output:
+        out = student if maps else student._replace(spatial=None)
+        if reference is None:
+            return out
+        logs = student.spatial[exemplars].log()
+        return out._replace(spatial_cross_entropy=-(reference * logs).sum(dim=2))
+
     method = method_class(method_class.Settings(**settings), setup())
-    method.network = lambda audio, visual: student
-    method.teacher = lambda audio, visual: teacher
+    method.network = network
+    method.taught = lambda batch, attention=False: teacher
     return method, Batch(None, None, labels_of(record), record["n_current"]), student
 
 
@@ -93,7 +104,11 @@ def test_attention_distillation(golden, kind, dtype):
     record = golden("loss_avcil.npz")
     rows = slice(record["n_current"], None)
     new, old = (tensor(record[f"{kind}_{which}"], dtype) for which in ("new", "old"))
-    close(attention_distillation(new[rows], old[rows]), record[f"vad_{kind}"], dtype)
+    close(
+        attention_distillation(attention_divergence(new[rows], old[rows])),
+        record[f"vad_{kind}"],
+        dtype,
+    )
 
 
 @PRECISIONS

@@ -19,6 +19,7 @@ from avbench.learning.losses import nca, separated_softmax, task_distillation
 from avbench.learning.method import Setup
 from avbench.learning.network import Output
 from avbench.learning.stream import Batch
+from avbench.learning.teaching import Lessons
 from reference_methods.afc import AFCLSC, discrepancy, shares
 from reference_methods.finetune import FineTuning
 from reference_methods.icarl import ICaRLFC, sigmoid_distillation
@@ -69,6 +70,7 @@ class Trajectory:
         method.network = self.network(self.record, "w0.", self.modality).to(dtype)
         teacher = self.network(self.record, "old.", self.modality).to(dtype)
         method.teacher = teacher.requires_grad_(False)
+        method.lessons = Lessons(method.teacher, Step(self.record))
         return method
 
     def run(self, method: Any, dtype: torch.dtype) -> Any:
@@ -134,7 +136,7 @@ def stated(method_class: type[GradientMethod], logits: Any, teacher: Any, **sett
     """Return a method whose networks give these scores."""
     method = made(method_class, **settings)
     method.network = lambda audio, visual: Output(logits, tensor(0))
-    method.teacher = lambda audio, visual: Output(teacher, tensor(0))
+    method.taught = lambda batch: Output(teacher, tensor(0))
     return method
 
 
@@ -240,6 +242,7 @@ def test_afcs_discrepancy(golden, golden_network, modality, dtype):
     method = made(AFCLSC, modality, lambda_disc=record["lam_disc"])
     method.network = golden_network(record, "new.", modality).to(dtype)
     method.teacher = golden_network(record, "old.", modality).to(dtype).requires_grad_(False)
+    method.lessons = Lessons(method.teacher, Step(record))
     method.network.classifier.old.requires_grad_()
     batch, step = batch_of(record, "", dtype), Step(record)
 
@@ -355,6 +358,7 @@ def test_importance_of_a_dead_teacher_is_finite(golden, golden_network):
     method.teacher = golden_network(record, "old.", "audio-visual").requires_grad_(False)
     for name in ("audio_proj", "visual_proj"):
         getattr(method.teacher, name).bias.fill_(-1e6)
+    method.lessons = Lessons(method.teacher, Step(record))
     assert torch.isfinite(method.loss(batch_of(record, "", torch.float64), Step(record)))
 
 

@@ -1,0 +1,248 @@
+"""Audio-guided attention over the cells of a frame (paper, Eq. 2), token by token.
+
+With tokens x_c, keys p_c = tanh(W x_c + b) and the query q = tanh(W_a a + b_a) of a clip's sound,
+the map over the cells c of a frame, channel by channel, is A_c = exp(q p_c) / Z with Z the sum of
+exp(q p_c). As |q p_c| <= 1, no maximum has to be taken off first: one pass over the tokens gives
+Z, the scores u = sum of A_c p_c and the values v = sum of A_c x_c. The gradient needs one more:
+
+    ds_c = A_c (du (p_c - u) + dv (x_c - v)) + exp(q p_c) dZ
+    dp_c = q ds_c + A_c du,    dq = sum of p_c ds_c
+
+so that maps are never kept, only keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from avbench.learning import kernel
+
+# Tokens worked on at a time: few enough for a processor's cache, enough to fill a GPU.
+_TOKENS = {"cpu": 2048, "cuda": 1 << 17}
+
+
+class Attended(NamedTuple):
+    """What attention over cells makes of the tokens of B clips of L frames.
+
+    Attributes:
+        scores: u, the keys pooled by the map, (B, L, d).
+        values: v, the tokens pooled by the map, (B, L, d).
+        entropy: Of the map, log Z - q u, in nats, (B, L, d).
+        cross_entropy: Of the map relative to the reference R, minus the sum of R_c log A_c, for
+            the last E clips, (E, L, d); None without a reference.
+        maps: A, (B, L, S, d); None where it was not asked for.
+    """
+
+    scores: Tensor
+    values: Tensor
+    entropy: Tensor
+    cross_entropy: Tensor | None = None
+    maps: Tensor | None = None
+
+
+def attend(
+    query: Tensor, tokens: Tensor, weight: Tensor, bias: Tensor, reference: Tensor | None = None
+) -> Attended:
+    """Attend to the cells of every frame without keeping maps.
+
+    Args:
+        query: q, (B, d), between -1 and 1.
+        tokens: x, (B, L, S, d), in any precision. No gradient reaches them: they are frozen.
+        weight: W, (d, d).
+        bias: b, (d,).
+        reference: R, maps of the last E clips, (E, L, S, d), as a teacher gives them.
+
+    Raises:
+        ValueError: If tokens ask for a gradient.
+    """
+    if tokens.requires_grad:
+        raise ValueError("no gradient reaches frozen tokens: ask for maps, or detach them")
+    scores, values, sums, referred = _Pooling.apply(  # type: ignore[no-untyped-call]
+        query, tokens, weight, bias, reference, torch.is_grad_enabled()
+    )
+    log_sums, q = sums.log(), query[:, None]
+    entropy = log_sums - q * scores
+    if reference is None:
+        return Attended(scores, values, entropy)
+    first = len(query) - len(reference)
+    return Attended(scores, values, entropy, log_sums[first:] - q[first:] * referred)
+
+
+def attend_with_maps(query: Tensor, tokens: Tensor, weight: Tensor, bias: Tensor) -> Attended:
+    """Attend to the cells of every frame and keep the maps: as `attend`, but all by its definition.
+
+    Gradients reach everything, maps and tokens included.
+    """
+    tokens = tokens.to(weight.dtype)
+    keys = torch.tanh(F.linear(tokens, weight, bias))
+    maps = torch.softmax(query[:, None, None] * keys, dim=2)
+    scores, values = (maps * keys).sum(dim=2), (maps * tokens).sum(dim=2)
+    return Attended(scores, values, torch.special.entr(maps).sum(dim=2), maps=maps)
+
+
+class _Pooling(torch.autograd.Function):
+    """u, v, Z, and the keys pooled by the reference, with the gradients above."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        tokens: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        reference: Tensor | None,
+        learning: bool,
+    ) -> tuple[Tensor, ...]:
+        clips, frames, cells, dim = tokens.shape
+        query = query.contiguous()
+        referring = 0 if reference is None else len(reference)
+        scores, values, sums = (query.new_empty(clips, frames, dim) for _ in range(3))
+        referred = query.new_empty(referring, frames, dim)
+        size = _chunk(tokens)
+        keys = query.new_empty(clips if learning else size, frames, cells, dim)
+        work = query.new_empty(size, frames, cells, dim)
+        for own, refers in _chunks(clips, referring, size):
+            x = work[: own.stop - own.start].copy_(tokens[own])
+            p = keys[own] if learning else keys[: len(x)]
+            torch.mm(x.view(-1, dim), weight.t(), out=p.view(-1, dim))
+            r = None if reference is None or refers is None else reference[refers].contiguous()
+            pooled = referred[refers] if refers else None
+            _forward(p, bias, x, query[own], r, scores[own], values[own], sums[own], pooled)
+        if learning:
+            ctx.save_for_backward(query, tokens, weight, reference, keys, scores, values, sums)
+        return scores, values, sums, referred
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        query, tokens, weight, reference, keys, scores, values, sums = ctx.saved_tensors
+        d_scores, d_values, d_sums, d_referred = (g.contiguous() for g in gradients)
+        clips, frames, cells, dim = tokens.shape
+        size = _chunk(tokens)
+        work, d_projected = (query.new_empty(size, frames, cells, dim) for _ in range(2))
+        d_query, d_bias = (torch.empty_like(scores) for _ in range(2))
+        d_weight = torch.zeros_like(weight)
+        for own, refers in _chunks(clips, len(d_referred), size):
+            x = work[: own.stop - own.start].copy_(tokens[own])
+            d = d_projected[: len(x)]
+            r = None if refers is None else reference[refers].contiguous()
+            _backward(
+                keys[own],
+                x,
+                query[own],
+                r,
+                scores[own],
+                values[own],
+                sums[own],
+                d_scores[own],
+                d_values[own],
+                d_sums[own],
+                None if refers is None else d_referred[refers],
+                d,
+                d_bias[own],
+                d_query[own],
+            )
+            d_weight.addmm_(d.view(-1, dim).t(), x.view(-1, dim))
+        return d_query.sum(dim=1), None, d_weight, d_bias.sum(dim=(0, 1)), None, None
+
+
+def _chunk(tokens: Tensor) -> int:
+    """Return how many clips are worked on at a time."""
+    clips, frames, cells, _ = tokens.shape
+    return max(1, min(clips, _TOKENS.get(tokens.device.type, 1 << 17) // (frames * cells)))
+
+
+def _chunks(clips: int, referring: int, size: int) -> Iterator[tuple[slice, slice | None]]:
+    """Yield some clips at a time, and which references are theirs: all have one, or none has."""
+    plain = clips - referring
+    for start in range(0, plain, size):
+        yield slice(start, min(start + size, plain)), None
+    for start in range(0, referring, size):
+        stop = min(start + size, referring)
+        yield slice(plain + start, plain + stop), slice(start, stop)
+
+
+def _forward(
+    projected: Tensor,
+    bias: Tensor,
+    tokens: Tensor,
+    query: Tensor,
+    reference: Tensor | None,
+    scores: Tensor,
+    values: Tensor,
+    sums: Tensor,
+    referred: Tensor | None,
+) -> None:
+    """Turn W x into keys, and pool them: writes `projected`, and all from `scores` on."""
+    if _in_c(projected):
+        _call(
+            "attention_forward",
+            *(projected, bias, tokens, query, reference, scores, values, sums, referred),
+        )
+        return
+    keys = projected.add_(bias).tanh_()
+    exp = (query[:, None, None] * keys).exp_()
+    torch.sum(exp, dim=2, out=sums)
+    torch.div((exp * keys).sum(dim=2), sums, out=scores)
+    torch.div(exp.mul_(tokens).sum(dim=2), sums, out=values)
+    if reference is not None and referred is not None:
+        torch.sum(reference * keys, dim=2, out=referred)
+
+
+def _backward(
+    keys: Tensor,
+    tokens: Tensor,
+    query: Tensor,
+    reference: Tensor | None,
+    scores: Tensor,
+    values: Tensor,
+    sums: Tensor,
+    d_scores: Tensor,
+    d_values: Tensor,
+    d_sums: Tensor,
+    d_referred: Tensor | None,
+    d_projected: Tensor,
+    d_bias: Tensor,
+    d_query: Tensor,
+) -> None:
+    """Write the gradients of W x + b, and those of bias and query, frame by frame."""
+    if _in_c(keys):
+        _call(
+            "attention_backward",
+            *(keys, tokens, query, reference, scores, values, sums),
+            *(d_scores, d_values, d_sums, d_referred, d_projected, d_bias, d_query),
+        )
+        return
+
+    def cells(of_frame: Tensor) -> Tensor:
+        return of_frame[:, :, None]
+
+    q = query[:, None, None]
+    exp = (q * keys).exp_()
+    maps = exp / cells(sums)
+    ds = cells(d_scores) * (keys - cells(scores)) + cells(d_values) * (tokens - cells(values))
+    ds = ds.mul_(maps).add_(exp.mul_(cells(d_sums)))
+    torch.sum(ds * keys, dim=2, out=d_query)
+    d = torch.mul(q, ds, out=d_projected).add_(maps.mul_(cells(d_scores)))
+    if reference is not None and d_referred is not None:
+        d.add_(reference * cells(d_referred))
+    d.mul_(1 - keys.square())
+    torch.sum(d, dim=2, out=d_bias)
+
+
+def _in_c(tensor: Tensor) -> bool:
+    cpu = tensor.device.type == "cpu" and tensor.dtype == torch.float32
+    return cpu and kernel.load() is not None
+
+
+def _call(name: str, *tensors: Tensor | None) -> None:
+    """Call the kernel on tensors of the same clips, the first of them (clips, L, S, d)."""
+    assert tensors[0] is not None
+    pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+    getattr(kernel.load(), name)(*pointers, *tensors[0].shape, torch.get_num_threads())

@@ -1,0 +1,181 @@
+"""Attention without maps against its definition; the kernel in C and what replaces it."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from avbench.learning import attention, kernel
+from avbench.learning.attention import attend, attend_with_maps
+
+WAYS = {"double": torch.float64, "c": torch.float32, "torch": torch.float32}
+EXACT = {torch.float64: 1e-12, torch.float32: 1e-5}
+
+
+@pytest.fixture(params=WAYS)
+def dtype(request, monkeypatch):
+    if request.param == "torch":
+        monkeypatch.setattr(kernel, "load", lambda: None)
+    elif request.param == "c" and kernel.load() is None:
+        pytest.skip("no C compiler")
+    return WAYS[request.param]
+
+
+def inputs(dtype, *, clips=5, frames=3, cells=7, dim=19, referring=2):
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    query, tokens = draw(clips, dim).tanh(), draw(clips, frames, cells, dim)
+    weight, bias = draw(dim, dim) / dim**0.5, draw(dim)
+    reference = draw(referring, frames, cells, dim).softmax(dim=2) if referring else None
+    given = (query, tokens, weight, bias, reference)
+    return [None if x is None else x.to(dtype) for x in given]
+
+
+def by_definition(query, tokens, weight, bias, reference):
+    out = attend_with_maps(query, tokens, weight, bias)
+    if reference is None:
+        return out
+    logs = out.maps[len(query) - len(reference) :].log()
+    return out._replace(cross_entropy=-(reference * logs).sum(dim=2))
+
+
+def with_gradients(form, query, tokens, weight, bias, reference):
+    """Outputs, and gradients of something that uses all of them."""
+    learned = [x.clone().requires_grad_() for x in (query, weight, bias)]
+    out = form(learned[0], tokens, *learned[1:], reference)
+    found = [x for x in out[:4] if x is not None]
+    generator = torch.Generator().manual_seed(1)
+    total = sum((x * torch.randn(x.shape, generator=generator).to(x)).sum() for x in found)
+    total.backward()
+    return [x.detach() for x in found] + [x.grad for x in learned]
+
+
+def compare(found, expected, exact):
+    for one, other in zip(found, expected, strict=True):
+        error = (one.double() - other).abs().max()
+        assert error <= exact * max(1, other.abs().max())
+
+
+@pytest.mark.parametrize("referring", [0, 2, 5])
+@pytest.mark.parametrize("tokens_at_a_time", [1, 50, 10_000])
+def test_outputs_and_gradients_are_those_of_the_definition(
+    dtype, referring, tokens_at_a_time, monkeypatch
+):
+    monkeypatch.setitem(attention._TOKENS, "cpu", tokens_at_a_time)
+    expected = with_gradients(by_definition, *inputs(torch.float64, referring=referring))
+    found = with_gradients(attend, *inputs(dtype, referring=referring))
+    compare(found, expected, EXACT[dtype])
+
+
+def test_at_full_width(dtype):
+    sizes = {"clips": 2, "frames": 8, "cells": 196, "dim": 768, "referring": 1}
+    expected = with_gradients(by_definition, *inputs(torch.float64, **sizes))
+    compare(with_gradients(attend, *inputs(dtype, **sizes)), expected, EXACT[dtype])
+
+
+def test_gradients_by_finite_differences():
+    query, tokens, weight, bias, reference = inputs(torch.float64, dim=4, cells=3)
+    learned = [x.requires_grad_() for x in (query, weight, bias)]
+    torch.autograd.gradcheck(lambda q, w, b: attend(q, tokens, w, b, reference)[:4], learned)
+
+
+def test_half_precision_tokens_are_read_as_they_are(dtype):
+    query, tokens, *others = inputs(dtype)
+    halves = tokens.half()
+    found = with_gradients(attend, query, halves, *others)
+    expected = with_gradients(attend, query, halves.to(dtype), *others)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_without_gradients_nothing_changes(dtype):
+    given = inputs(dtype)
+    with torch.no_grad():
+        found = attend(*given)
+    expected = attend(given[0].requires_grad_(), *given[1:])
+    assert expected.scores.requires_grad
+    assert not found.scores.requires_grad
+    assert all(torch.equal(*pair) for pair in zip(found[:4], expected[:4], strict=True))
+
+
+def test_no_clips_at_all(dtype):
+    out = attend(*inputs(dtype, clips=0, referring=0))
+    assert out.values.shape == (0, 3, 19)
+
+
+def test_extreme_and_wrong_numbers(dtype):
+    query, tokens, weight, bias, _ = inputs(dtype)
+    out = attend(query, 1e4 * tokens, weight, bias)
+    expected = attend_with_maps(query, 1e4 * tokens, weight, bias)
+    torch.testing.assert_close(out.scores, expected.scores, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(out.values, expected.values, rtol=1e-5, atol=1e-5)
+    # A run that diverges must show it.
+    bias[0] = float("nan")
+    assert attend(query, tokens, weight, bias).scores[..., 0].isnan().all()
+    assert attend(query, tokens, weight, bias).scores[..., 1:].isfinite().all()
+
+
+def test_threads_change_no_bit():
+    query, tokens, _, bias, _ = inputs(torch.float32, clips=9)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            out = [torch.empty(9, 3, 19) for _ in range(3)]
+            attention._forward(tokens.clone(), bias, tokens, query, None, *out, None)
+            found += [torch.stack(out)]
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*found)
+
+
+def test_tokens_that_ask_for_a_gradient_are_refused():
+    query, tokens, weight, bias, _ = inputs(torch.float64)
+    with pytest.raises(ValueError, match="frozen tokens"):
+        attend(query, tokens.requires_grad_(), weight, bias)
+
+
+@pytest.fixture
+def fresh(tmp_path, monkeypatch):
+    """Load the kernel as a new process with an empty cache would."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return kernel.load.__wrapped__
+
+
+@pytest.mark.skipif(kernel.load() is None, reason="no C compiler")
+def test_processes_may_compile_side_by_side(fresh, tmp_path):
+    before = torch.get_rng_state()
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(fresh())) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 3
+    assert None not in found
+    (file,) = (tmp_path / "cache/avbench/kernels").iterdir()
+    assert torch.equal(torch.get_rng_state(), before)
+    changed = file.stat().st_mtime_ns
+    fresh()
+    assert file.stat().st_mtime_ns == changed
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false", "true", "'"])
+def test_without_a_working_compiler_torch_does_it(fresh, tmp_path, monkeypatch, caplog, compiler):
+    monkeypatch.setenv("CC", compiler)
+    assert fresh() is None
+    (record,) = caplog.records
+    assert "plain torch" in record.message
+    assert "\n" not in record.message
+    assert not list(tmp_path.glob("cache/avbench/kernels/*"))
+
+
+def test_without_a_place_to_compile_torch_does_it(monkeypatch, caplog, tmp_path):
+    (tmp_path / "cache").write_text("not a folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert kernel.load.__wrapped__() is None
+    assert len(caplog.records) == 1
