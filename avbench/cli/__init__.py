@@ -20,7 +20,7 @@ from avbench.cli.prepare import prepare, status
 from avbench.cli.report import attention, report
 from avbench.cli.score import score
 from avbench.cli.splits import splits
-from avbench.types import MODALITIES, AvbenchError, Modality, UsageError
+from avbench.types import MODALITIES, RESIDENCIES, AvbenchError, Modality, Residency, UsageError
 
 if TYPE_CHECKING:
     from avbench.evaluation.result import Result
@@ -141,6 +141,11 @@ def list_command(as_json: bool) -> None:
     metavar="N",
     help="Also keep a step in the middle, every N epochs, to go on from after a kill.",
 )
+@click.option(
+    "--residency",
+    type=click.Choice(RESIDENCIES),
+    help="Where a step's features lie.  [default: where they fit]",
+)
 @click.option("--tensorboard", is_flag=True, help="Also log for TensorBoard.")
 @json_option
 def evaluate(
@@ -155,6 +160,7 @@ def evaluate(
     allow_missing: bool,
     force: bool,
     checkpoint_epochs: int | None,
+    residency: Residency | None,
     tensorboard: bool,
     as_json: bool,
 ) -> None:
@@ -202,6 +208,7 @@ def evaluate(
             force=force,
             checkpoint_epochs=checkpoint_epochs or 0,
             tensorboard=tensorboard,
+            residency=residency,
             report=report,
         )
     if kept:
@@ -215,6 +222,7 @@ def evaluate(
         return
     _print_results([result])
     click.echo(f"predictions, matrix and plots: {run}")
+    click.echo(f"features of a step lay {_residency(result)}")
 
 
 @main.command("check-method")
@@ -371,6 +379,13 @@ def _print_results(results: Sequence[Result]) -> None:
         if result.partial:
             shares = ", ".join(f"{s} {100 * c:.1f} %" for s, c in result.coverage.items())
             click.echo(f"PARTIAL: {result.name} ran on part of the clips: {shares}")
+
+
+def _residency(result: Result) -> str:
+    """Say where features lay, step by step where it differs."""
+    words = {"device": "on the device", "ram": "in RAM", "disk": "on disk", None: "unknown"}
+    lay = [words[step.residency] for run in result.runs for step in run.cost]
+    return ", ".join(dict.fromkeys(lay))
 
 
 def _percent(result: Result, metric: str) -> str:

@@ -31,7 +31,7 @@ from avbench.evaluation.statistics import (
     summarise,
 )
 from avbench.resources import read_json
-from avbench.types import AvbenchError, Modality, Split
+from avbench.types import AvbenchError, Modality, Residency, Split
 
 FORMAT: Literal[2] = 2
 
@@ -111,6 +111,8 @@ class StepCost(_Record):
     """Numbers of the checkpoint: all that is kept of what was learned, beside exemplars."""
     exemplars: ExemplarUse
     """What the memory holds at the end of the step."""
+    residency: Residency | None = None
+    """Where the step's features lay while it was learned; null where it is not recorded."""
 
 
 class GitState(_Record):
