@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint audits schema clean
+.PHONY: demo test lint audits schema bench clean
 
 demo: .venv/avbench
 	$(BIN)/avbench demo
@@ -41,6 +41,10 @@ schema: .venv/avbench
 	mkdir -p docs/schema
 	$(BIN)/python -m avbench.evaluation.result > docs/schema/result.json
 	$(BIN)/python -m avbench.leaderboard.board > docs/schema/leaderboard.json
+
+# What measures speed; writes a dated page into benchmarks/results/.
+bench: .venv/dev
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf .venv build dist

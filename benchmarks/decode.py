@@ -1,6 +1,6 @@
 """How fast clips are decoded and sampled, against the way of the authors of AV-CIL.
 
-    python benchmarks/decode.py [--clip FILE] [--runs N] [--workers N]
+    python -m benchmarks.decode [--clip FILE] [--runs N] [--workers N]
 
 The authors write all pictures of a clip as JPEGs at 8 a second by ffmpeg, and open 16 of them by
 PIL. Prints medians over interleaved runs in one process, with the time of its children; then clips
@@ -10,15 +10,13 @@ pictures a second.
 
 from __future__ import annotations
 
-import argparse
-import resource
-import statistics
 import subprocess
 import tempfile
 import time
 import wave
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from PIL import Image
 from avbench.features.decode import decode, frame_numbers
 from avbench.media.ffmpeg import binary
 from avbench.media.trim import trim
+from benchmarks import timing
 
 SIDE, PICTURES, RATE = 224, 16, 8
 
@@ -93,29 +92,16 @@ def ours(clip: Path) -> np.ndarray:
     ).pictures
 
 
-def cpu_s() -> float:
-    """CPU time of this process and of its children that have ended."""
-    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(each.ru_utime + each.ru_stime for each in usage)
-
-
 def measure(ways: dict[str, Callable[[Path], np.ndarray]], clip: Path, runs: int) -> None:
     """Print CPU and wall time of each way, run by turns."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    for run in range(runs + 1):
-        for name, way in ways.items():
-            cpu, wall = cpu_s(), time.perf_counter()
-            pictures = way(clip)
-            if run:  # the first warms up
-                times[name].append((cpu_s() - cpu, time.perf_counter() - wall))
-            assert pictures.shape == (PICTURES, SIDE, SIDE, 3)
-    medians = {n: [statistics.median(t) for t in zip(*ts, strict=True)] for n, ts in times.items()}
-    first = next(iter(medians.values()))
-    print("| way | CPU, ms a clip | wall, ms a clip | CPU, times less | wall, times less |")
-    print("|---|---|---|---|---|")
-    for name, (cpu, wall) in medians.items():
-        ratios = f"{first[0] / cpu:.2f} | {first[1] / wall:.2f}"
-        print(f"| {name} | {1000 * cpu:.0f} | {1000 * wall:.0f} | {ratios} |")
+    found = timing.by_turns({name: partial(way, clip) for name, way in ways.items()}, runs)
+    first = next(iter(found.values()))
+    rows = []
+    for name, samples in found.items():
+        clocks = [timing.spread([1000 * s for s in each], 0) for each in zip(*samples, strict=True)]
+        rows.append([name, *clocks, *timing.ratios(first, samples)])
+    clocks = ["CPU, ms a clip", "wall, ms a clip", "CPU, times less", "wall, times less"]
+    print(timing.table(["way", *clocks], rows))
 
 
 def clips_a_second(pool: Callable[[int], Executor], workers: int, clip: Path, count: int) -> float:
@@ -132,19 +118,19 @@ def scale(clip: Path, runs: int, workers: int) -> None:
     pools: list[Callable[[int], Executor]] = [ThreadPoolExecutor, ProcessPoolExecutor]
     ways = [(count, pool) for count in range(1, workers + 1) for pool in pools]
     rates: dict[Any, list[float]] = {way: [] for way in ways}
-    for _ in range(5):
+    for _ in range(min(runs, 5)):
         for count, pool in ways:
             rates[count, pool].append(clips_a_second(pool, count, clip, runs))
-    print("| workers | clips/s, threads | clips/s, processes |")
-    print("|---|---|---|")
-    for count in range(1, workers + 1):
-        row = [f"{statistics.median(rates[count, pool]):.2f}" for pool in pools]
-        print(f"| {count} | {' | '.join(row)} |")
+    rows = [
+        [count, *(timing.spread(rates[count, pool]) for pool in pools)]
+        for count in range(1, workers + 1)
+    ]
+    print(timing.table(["workers", "clips/s, threads", "clips/s, processes"], rows))
 
 
 def main() -> None:
     """Measure and print Markdown tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = timing.arguments(__doc__, "one run")
     parser.add_argument("--clip", type=Path)
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--workers", type=int, default=2)
@@ -156,9 +142,10 @@ def main() -> None:
             "authors', pictures and sound": authors_both,
             "avbench, pictures and sound": ours,
         }
-        measure(ways, clip, options.runs)
+        runs = 1 if options.quick else options.runs
+        measure(ways, clip, runs)
         print()
-        scale(clip, options.runs, options.workers)
+        scale(clip, runs, options.workers)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How long it takes to check a large leaderboard, and to open its page.
 
-    python benchmarks/leaderboard.py [--entries N] [--workers N]
+    python -m benchmarks.leaderboard [--entries N] [--workers N]
 
 Makes a board of vs100-ci with made-up predictions, five seeds an entry (27,500 rows each), checks
 it, and opens its page in Chromium, from the file to the last row in the table.
@@ -8,12 +8,9 @@ it, and opens its page in Chromium, from the file to the last row in the table.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
-import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +23,7 @@ from avbench.leaderboard.check import check
 from avbench.leaderboard.entry import Submission, Verified
 from avbench.leaderboard.render import render
 from avbench.manifests.benchmark import Benchmark
+from benchmarks import timing
 
 
 def fill(boards: Path, entries: int) -> int:
@@ -67,46 +65,48 @@ def fill(boards: Path, entries: int) -> int:
     return size
 
 
-def seconds_to_open(page: Path, entries: int, runs: int = 5) -> float:
-    """Return the median time from asking for the page to its last row being there."""
+def open_page(page: Path, entries: int, runs: int = 5) -> list[timing.Sample]:
+    """Return the times from asking for the page to its last row being there."""
     from playwright.sync_api import sync_playwright
 
-    times = []
+    samples: list[timing.Sample] = []
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=arguments)
         for _ in range(runs):
             tab = browser.new_page()
-            begun = time.perf_counter()
-            tab.goto(f"file://{page}")
-            tab.locator("#board tbody tr").nth(entries - 1).wait_for(state="attached")
-            times.append(time.perf_counter() - begun)
+            with timing.timed(samples):
+                tab.goto(f"file://{page}")
+                tab.locator("#board tbody tr").nth(entries - 1).wait_for(state="attached")
             tab.close()
-    return statistics.median(times)
+    return samples
 
 
 def main() -> None:
     """Measure and print a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = timing.arguments(__doc__, "ten entries")
     parser.add_argument("--entries", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=2)
-    arguments = parser.parse_args()
+    given = parser.parse_args()
+    entries = 10 if given.quick else given.entries
     with tempfile.TemporaryDirectory() as folder:
         boards = Path(folder)
-        size = fill(boards, arguments.entries)
-        begun = time.perf_counter()
-        found = check([boards / "vs100-ci.json"], workers=arguments.workers)
-        checked = time.perf_counter() - begun
+        size = fill(boards, entries)
+        checks: list[timing.Sample] = []
+        with timing.timed(checks):
+            found = check([boards / "vs100-ci.json"], workers=given.workers)
         assert found.problems == ()
         page = boards / "index.html"
         page.write_text(render(boards)["index.html"], encoding="utf-8")
-        opened = seconds_to_open(page, arguments.entries)
-        print("| entries | predictions of one, kB | check, s | page, kB | page opens, s |")
-        print("|---|---|---|---|---|")
-        print(
-            f"| {found.verified:,} | {size / 1000:.0f} | {checked:.1f} |"
-            f" {page.stat().st_size / 1000:,.0f} | {opened:.2f} |"
-        )
+        row = [
+            f"{found.verified:,}",
+            f"{size / 1000:.0f}",
+            f"{checks[0].wall:.1f}",
+            f"{page.stat().st_size / 1000:,.0f}",
+            timing.spread([sample.wall for sample in open_page(page, entries)]),
+        ]
+    header = ["entries", "predictions of one, kB", "check, s", "page, kB", "page opens, s"]
+    print(timing.table(header, [row]))
 
 
 if __name__ == "__main__":

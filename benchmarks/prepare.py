@@ -1,6 +1,6 @@
 """What planning and the ledger of `avbench prepare` cost per clip, apart from media.
 
-    python benchmarks/prepare.py [--clips 20000 200000]
+    python -m benchmarks.prepare [--clips 20000 200000]
 
 A source that refuses every clip at once stands in for media, so that all of the time is spent on
 planning, handing out work and writing the ledger. Each size runs in a process of its own.
@@ -9,10 +9,8 @@ planning, handing out work and writing the ledger. Each size runs in a process o
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 from itertools import pairwise
@@ -23,6 +21,7 @@ from avbench.manifests.manifest import Clip
 from avbench.media import make, plan, prepare
 from avbench.media.sources.base import ClipUnavailable, SourceFile
 from avbench.types import silent
+from benchmarks import timing
 
 _TOML = """
 name = "many"
@@ -38,7 +37,7 @@ class _Refuses:
         raise ClipUnavailable("refused", permanent=False)
 
 
-def measure(clips: int, folder: Path) -> tuple[float, float, float, int]:
+def measure(clips: int, folder: Path) -> tuple[float, float, float, float]:
     """Return seconds for building, a plan and a run, and the peak of memory in MB."""
     lines = ["clip_id,youtube_id,start_s,label,split"]
     lines += [f"{n:07d},v{n // 2:06d},{10 * (n % 2)},c{n % 100},train" for n in range(clips)]
@@ -54,30 +53,28 @@ def measure(clips: int, folder: Path) -> tuple[float, float, float, int]:
     done = prepare.prepare_clips(benchmark, sources=["refuses"], workers=2, report=silent)
     times.append(time.perf_counter())
     assert sum(map(len, done.failed.values())) == clips
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     build, planned, run = (b - a for a, b in pairwise(times))
-    return build, planned, run, peak
+    return build, planned, run, timing.peak_mb()
 
 
 def main() -> None:
     """Measure each size in a process of its own and print a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = timing.arguments(__doc__, "2,000 clips")
     parser.add_argument("--clips", type=int, nargs="+", default=[20_000, 60_000, 200_000])
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.alone:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["AVBENCH_HOME"] = str(Path(folder, "home"))
-            build, plan, run, peak = measure(given.clips[0], Path(folder))
-        each = 1000 / given.clips[0]
-        cells = f"{each * build:.3f} | {each * plan:.3f} | {each * run:.3f} | {peak:,}"
-        print(f"| {given.clips[0]:,} | {cells} |")
+            print(json.dumps(measure(given.clips[0], Path(folder))))
         return
-    print("| clips | manifest, ms a clip | plan, ms a clip | run, ms a clip | peak memory, MB |")
-    print("|---|---|---|---|---|")
-    for clips in given.clips:
-        command = [sys.executable, __file__, "--alone", "--clips", str(clips)]
-        print(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
+    rows = []
+    for clips in [2000] if given.quick else given.clips:
+        found = timing.alone("benchmarks.prepare", "--alone", "--clips", str(clips))
+        *seconds, peak = json.loads(found)
+        rows.append([f"{clips:,}", *(f"{1000 * s / clips:.3f}" for s in seconds), f"{peak:,.0f}"])
+    parts = ("manifest", "plan", "run")
+    print(timing.table(["clips", *(f"{p}, ms a clip" for p in parts), "peak memory, MB"], rows))
 
 
 if __name__ == "__main__":
