@@ -147,6 +147,7 @@ def list_command(as_json: bool) -> None:
     help="Where a step's features lie.  [default: where they fit]",
 )
 @click.option("--tensorboard", is_flag=True, help="Also log for TensorBoard.")
+@click.option("--profile", is_flag=True, help="Say what the time goes into.")
 @json_option
 def evaluate(
     method: str,
@@ -162,6 +163,7 @@ def evaluate(
     checkpoint_epochs: int | None,
     residency: Residency | None,
     tensorboard: bool,
+    profile: bool,
     as_json: bool,
 ) -> None:
     """Run a method through a benchmark and measure accuracy and forgetting.
@@ -209,6 +211,7 @@ def evaluate(
             checkpoint_epochs=checkpoint_epochs or 0,
             tensorboard=tensorboard,
             residency=residency,
+            profile=profile,
             report=report,
         )
     if kept:
@@ -221,6 +224,7 @@ def evaluate(
         print_json(result.to_json())
         return
     _print_results([result])
+    _print_profile(result)
     click.echo(f"predictions, matrix and plots: {run}")
     click.echo(f"features of a step lay {_residency(result)}")
 
@@ -383,9 +387,26 @@ def _print_results(results: Sequence[Result]) -> None:
 
 def _residency(result: Result) -> str:
     """Say where features lay, step by step where it differs."""
-    words = {"device": "on the device", "ram": "in RAM", "disk": "on disk", None: "unknown"}
+    words = {"device": "on the device", "ram": "in RAM", "disk": "on disk"}
     lay = [words[step.residency] for run in result.runs for step in run.cost]
     return ", ".join(dict.fromkeys(lay))
+
+
+def _print_profile(result: Result) -> None:
+    """Print where the time of the seeds went that were run with --profile."""
+    costs = [cost for run in result.runs for cost in run.cost if cost.profile is not None]
+    if not costs:
+        return
+    total = sum(cost.seconds for cost in costs)
+    spent: dict[str, float] = {}
+    for cost in costs:
+        for phase, seconds in (cost.profile or {}).items():
+            spent[phase] = spent.get(phase, 0.0) + seconds
+    spent["other"] = total - sum(spent.values())
+    print_table(
+        ["phase", "s", "%"],
+        [[phase, f"{s:.1f}", f"{100 * s / total:.1f}"] for phase, s in spent.items()],
+    )
 
 
 def _percent(result: Result, metric: str) -> str:

@@ -56,6 +56,7 @@ def evaluate(
     checkpoint_epochs: int = 0,
     tensorboard: bool = False,
     residency: Residency | None = None,
+    profile: bool = False,
     report: Report = silent,
 ) -> Result:
     """Evaluate a method on a benchmark over seeds.
@@ -78,6 +79,7 @@ def evaluate(
         force: Run these seeds again even if `out` holds them, and replace a run of another
             configuration.
         checkpoint_epochs: Also keep a step in the middle, every so many epochs; 0 for never.
+        profile: Measure what the time goes into; on a GPU that takes some more of it.
         tensorboard: Also log to `tensorboard/` in the run directory.
         residency: Where a step's features lie: "device", "ram" or "disk"; None to choose by what
             fits. Results do not depend on it.
@@ -151,6 +153,7 @@ def evaluate(
                     checkpoint_epochs,
                     out / "tensorboard" / f"seed-{seed}" if tensorboard else None,
                     residency,
+                    profile,
                 )
                 unfinished = out / f"unfinished-seed-{seed}"
                 try:

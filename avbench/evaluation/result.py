@@ -30,10 +30,11 @@ from avbench.evaluation.statistics import (
     percentile_interval,
     summarise,
 )
+from avbench.learning.stopwatch import Phase
 from avbench.resources import read_json
 from avbench.types import AvbenchError, Modality, Residency, Split
 
-FORMAT: Literal[2] = 2
+FORMAT: Literal[3] = 3
 
 Whole = Annotated[int, Field(ge=0, lt=2**53)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -111,8 +112,11 @@ class StepCost(_Record):
     """Numbers of the checkpoint: all that is kept of what was learned, beside exemplars."""
     exemplars: ExemplarUse
     """What the memory holds at the end of the step."""
-    residency: Residency | None = None
-    """Where the step's features lay while it was learned; null where it is not recorded."""
+    residency: Residency
+    """Where the step's features lay while it was learned."""
+    profile: dict[Phase, Annotated[float, Field(ge=0)]] | None
+    """Wall time by phase, in seconds; of one inside another the inner counts. Null without
+    `--profile`."""
 
 
 class GitState(_Record):
@@ -205,7 +209,7 @@ class Bootstrap(_Record):
 class Result(_Record):
     """One method on one benchmark, over seeds."""
 
-    format: Literal[2]
+    format: Literal[3]
     """Version of this schema."""
     config: Annotated[dict[str, Any], _AS_CONFIG]
     """As `Config`."""

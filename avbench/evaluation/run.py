@@ -34,6 +34,7 @@ from avbench.evaluation.run_folder import (
 from avbench.features.store import FeatureStore
 from avbench.learning.memory import ExemplarMemory
 from avbench.learning.method import Method, Setup
+from avbench.learning.stopwatch import Stopwatch
 from avbench.learning.stream import ProtocolError, Rows, Task, TaskStream
 from avbench.manifests.benchmark import Benchmark
 from avbench.manifests.manifest import Manifest
@@ -59,6 +60,7 @@ class Run:
         checkpoint_epochs: Every how many epochs a step is kept in the middle; 0 for never.
         events: Where TensorBoard's files go; None for nowhere.
         residency: Where a step's features lie; None to choose.
+        profile: Whether to measure what the time goes into.
     """
 
     benchmark: Benchmark
@@ -72,6 +74,7 @@ class Run:
     checkpoint_epochs: int = 0
     events: Path | None = None
     residency: Residency | None = None
+    profile: bool = False
 
     def write(self, folder: Path, title: str, report: Report) -> None:
         """Learn and predict step by step, keeping everything in a folder.
@@ -114,6 +117,7 @@ class Run:
                 checkpoint.logged = logged
                 report(title, min(logged, total), total)
 
+            stopwatch = Stopwatch(running=self.profile, device=self.device)
             setup = Setup(
                 self.store.dim,
                 self.store.frames,
@@ -122,6 +126,7 @@ class Run:
                 self.device,
                 log,
                 checkpoint,
+                stopwatch,
             )
             _seed_everything(self.seed, len(done))
             method = self.method_class(self.settings, setup)
@@ -131,13 +136,14 @@ class Run:
                 classes = self.benchmark.manifest.classes_per_step[: len(done)]
                 method.restore(read_state(path, self.device), classes)
             for task in stream.since(len(done)):
-                checkpoint.step, checkpoint.meter = task.step, Meter(self.device)
+                checkpoint.step, checkpoint.meter = task.step, Meter(self.device, stopwatch)
                 if middle and middle["step"] == task.step:
                     checkpoint.meter.add(middle["cost"])
                 _seed_everything(self.seed, task.step)
                 with _explained(folder, task.step, self.settings):
                     method.learn(task)
-                    predicted = self._predict(method, stream, task)
+                    with stopwatch("validation"):
+                        predicted = self._predict(method, stream, task)
                 state = method.state()
                 use = stream.memory_use()
                 cost = StepCost(

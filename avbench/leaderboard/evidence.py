@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,10 @@ import pyarrow.parquet as pq
 from avbench.evaluation.metrics import Integers
 from avbench.evaluation.score import Score
 from avbench.evaluation.statistics import Outcomes
+from avbench.leaderboard.board import evidence_path
+from avbench.leaderboard.entry import Verified
 from avbench.manifests.benchmark import Benchmark
+from avbench.manifests.spec import shipped_names
 from avbench.types import AvbenchError
 
 MOST_BYTES = 8_000_000
@@ -57,6 +61,18 @@ class Layout:
         """How many classes have been seen, of every row, (rows,)."""
         step, _ = np.nonzero(self.predicted)
         return np.cumsum(self.benchmark.manifest.classes_per_step)[step]
+
+
+@lru_cache(maxsize=8)
+def layout_of(benchmark: str) -> Layout:
+    """Return how predictions of a benchmark with a board are laid out.
+
+    Raises:
+        AvbenchError: If it has no board.
+    """
+    if benchmark not in shipped_names():
+        raise AvbenchError(f"there is no leaderboard for {benchmark}")
+    return Layout(Benchmark.load(benchmark))
 
 
 def to_bytes(score: Score) -> bytes:
@@ -129,6 +145,22 @@ def parse(data: bytes, layout: Layout, origin: str) -> Score:
     benchmark = layout.benchmark
     outcomes = Outcomes(predicted == layout.label, layout.task)
     return Score(benchmark.name, benchmark.manifest.fingerprint, seeds, predicted, outcomes)
+
+
+def kept(entry: Verified, boards: Path) -> Score:
+    """Return the predictions of an entry, measured.
+
+    Raises:
+        AvbenchError: If they are missing, were changed, or are of another benchmark.
+    """
+    path = evidence_path(boards, entry.benchmark, entry.name)
+    data = read_file(path)
+    if hashlib.sha256(data).hexdigest() != entry.predictions:
+        raise AvbenchError(f"{path}: was changed: restore it from version control")
+    score = parse(data, layout_of(entry.benchmark), str(path))
+    if score.seeds != entry.seeds:
+        raise AvbenchError(f"{path}: holds other seeds than the board says")
+    return score
 
 
 def _seeds(schema: pa.Schema) -> tuple[int, ...]:

@@ -24,12 +24,14 @@ from avbench.evaluation import predictions
 from avbench.evaluation.result import Result
 from avbench.evaluation.score import PredictionsError, Score
 from avbench.evaluation.score import score as measure
+from avbench.evaluation.statistics import Estimate
 from avbench.leaderboard import evidence
 from avbench.leaderboard.board import Board, check_places, evidence_path
-from avbench.leaderboard.check import broken_rule, errors_of, kept, layout_of
+from avbench.leaderboard.check import broken_rule, errors_of
 from avbench.leaderboard.copies import Errors, complaints
 from avbench.leaderboard.entry import Submission, Verified, reason
-from avbench.leaderboard.ranking import Place, places
+from avbench.leaderboard.evidence import kept, layout_of
+from avbench.leaderboard.ranking import Place, estimate, places
 from avbench.manifests.benchmark import Benchmark
 from avbench.resources import alone, read_json, replacing
 from avbench.types import AvbenchError
@@ -60,12 +62,14 @@ class Candidate:
         entry: The line, computed.
         data: The file of its predictions.
         errors: What was predicted wrongly.
+        estimate: Of its mean accuracy.
     """
 
     submission: Submission
     entry: Verified
     data: bytes
     errors: Errors = dataclasses.field(compare=False)
+    estimate: Estimate = dataclasses.field(compare=False)
 
     @classmethod
     def of(cls, submission: Submission, score: Score, data: bytes) -> Candidate:
@@ -79,7 +83,7 @@ class Candidate:
             raise AvbenchError(f"{submission.name}: {rule}")
         sha256 = hashlib.sha256(data).hexdigest()
         entry = Verified.of(submission, score, sha256)
-        return cls(submission, entry, data, errors_of(submission, score))
+        return cls(submission, entry, data, errors_of(submission, score), estimate(score))
 
 
 def template(facts: dict[str, Any]) -> str:
@@ -253,12 +257,19 @@ def consider(candidate: Candidate, boards: Path) -> tuple[Board, Place]:
     if board.benchmark != entry.benchmark:
         raise AvbenchError(f"{boards / entry.benchmark}.json: is of {board.benchmark}: restore it")
     extended = board.with_entry(entry)
-    layout = layout_of(entry.benchmark)
     others = [other for other in board.entries if isinstance(other, Verified)]
-    errors = [errors_of(other, kept(other, boards, layout)) for other in others]
+    errors, estimates = [], {entry.name: candidate.estimate}
+    for other in others:
+        score = kept(other, boards)
+        errors.append(errors_of(other, score))
+        estimates[other.name] = estimate(score)
     for complaint in complaints([*others, entry], [*errors, candidate.errors], len(others)):
         raise AvbenchError(complaint)
-    (place,) = (place for place in places(extended) if place.entry.name == entry.name)
+    (place,) = (
+        place
+        for place in places(extended, lambda other: estimates[other.name])
+        if place.entry.name == entry.name
+    )
     return extended, place
 
 

@@ -107,19 +107,22 @@ class HerdedReplay(GradientMethod):
 
     def finish(self, task: Task) -> None:
         """Herd exemplars of the new classes."""
-        task.remember(lambda clips, places: self.herd(task, np.array(clips), places))
+        with self.setup.stopwatch("herding"):
+            features = self.features(task.train).cpu().numpy()
+            task.remember(lambda clips, places: self.herd(features, np.array(clips), places))
 
-    def herd(self, task: Task, clips: npt.NDArray[np.int64], places: int) -> list[int]:
-        """Herd clips of one new class by the network's features.
+    def herd(
+        self, features: npt.NDArray[np.float32], clips: npt.NDArray[np.int64], places: int
+    ) -> list[int]:
+        """Herd clips of one new class.
 
         Args:
-            task: The step.
+            features: The network's, of all of D_t, (clips, d).
             clips: Positions in D_t.
             places: How many to choose at most.
         """
-        features = self.features(task.train, clips).cpu().numpy()
-        chosen = herd(features, places, replacement=self.settings.herding_replacement)
-        return [int(clips[position]) for position in chosen]
+        replacement: bool = self.settings.herding_replacement
+        return [int(clips[n]) for n in herd(features[clips], places, replacement=replacement)]
 
 
 class NearestMean(HerdedReplay):
@@ -130,16 +133,21 @@ class NearestMean(HerdedReplay):
     def ready(self, task: Task) -> None:
         """Compute the mean of every class from its exemplars, herding those of the new ones."""
         places, normalize = task.places, self.settings.normalize_means
-        means = []
-        for index in range(task.seen_classes):
-            clips = task.exemplars if index < task.old_classes else task.train
-            positions = np.flatnonzero(clips.labels == index)
-            if index < task.old_classes:
-                positions = positions[:places]
-            else:
-                positions = np.array(self.herd(task, positions, places), dtype=np.int64)
-            means.append(class_mean(self.features(clips, positions), places, normalize=normalize))
-        self.means = torch.stack(means)
+        with self.setup.stopwatch("herding"):
+            classes = task.exemplars.labels
+            kept = [np.flatnonzero(classes == index)[:places] for index in range(task.old_classes)]
+            positions = np.concatenate([np.empty(0, dtype=np.int64), *kept])
+            old, new = self.features(task.exemplars, positions), self.features(task.train)
+            on_cpu = new.cpu().numpy()
+            means = []
+            for index in range(task.seen_classes):
+                if index < task.old_classes:
+                    features = old[classes[positions] == index]
+                else:
+                    clips = np.flatnonzero(task.train.labels == index)
+                    features = new[self.herd(on_cpu, clips, places)]
+                means.append(class_mean(features, places, normalize=normalize))
+            self.means = torch.stack(means)
 
     def predict(self, clips: Clips) -> npt.NDArray[np.int64]:
         """Return the class of the nearest mean for every clip, (clips,)."""

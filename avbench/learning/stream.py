@@ -330,7 +330,12 @@ class TaskStream:
         memory: Where exemplars are kept; None if the method may keep none.
         device: Where batches go.
         residency: Where a step's features lie; None to choose, see `settle`.
+
+    Attributes:
+        residency: Where those of the last step handed out lie.
     """
+
+    residency: Residency = "disk"
 
     def __init__(
         self,
@@ -350,7 +355,6 @@ class TaskStream:
         self._memory = memory
         self._device = device
         self._asked = residency
-        self.residency: Residency | None = None
         self._store_row = store.rows_of(manifest.clip_ids)
         self._class_of_store_row = np.full(len(store), -1, dtype=np.int64)
         present = self._store_row >= 0

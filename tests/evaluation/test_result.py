@@ -59,7 +59,7 @@ def check(value, rule, defs, place="result"):
     if kind:
         assert isinstance(value, types[kind]), (place, value)
     if kind == "object" and "properties" in rule:
-        assert set(value) == set(rule["properties"]) >= set(rule.get("required", [])), place
+        assert set(value) == set(rule["properties"]) == set(rule["required"]), place
         for key, part in rule["properties"].items():
             check(value[key], part, defs, f"{place}.{key}")
     elif kind == "object" and isinstance(rule.get("additionalProperties"), dict):
@@ -155,9 +155,9 @@ def put(value, *keys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (put(1, "format"), "avbench in format 2, but format 1: run avbench evaluate again"),
+        (put(1, "format"), "avbench in format 3, but format 1: run avbench evaluate again"),
         (put("x" * 99, "format"), "but format x{20}:"),
-        (remove("format"), "avbench in format 2, nor of another:"),
+        (remove("format"), "avbench in format 3, nor of another:"),
         (remove("config", "access"), r"\(config.access: Field required\)"),
         (put("all", "config", "access"), "config.access"),
         (put(2.0, "coverage", "test"), "coverage.test"),
