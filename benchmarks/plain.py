@@ -23,7 +23,7 @@ FRAMES, PROXIES = 8, 10
 
 
 class Features(Dataset):
-    """Clips of a set: audio from a dictionary in memory, sight from a file with a dataset a clip."""
+    """Some clips: sound from a dictionary in memory, sight from a file with a dataset a clip."""
 
     def __init__(self, sight: Path, audio: dict[str, Tensor], labels: dict[str, int]) -> None:
         self.file = h5py.File(sight)
@@ -51,7 +51,9 @@ class LocalSimilarity(nn.Module):
         """Return scores, (B, C)."""
         proxies = F.normalize(torch.cat([self.old, self.new]))
         feature = F.normalize(feature)
-        distance = feature.pow(2).sum(1, keepdim=True) + proxies.pow(2).sum(1) - 2 * feature @ proxies.T
+        distance = (
+            feature.pow(2).sum(1, keepdim=True) + proxies.pow(2).sum(1) - 2 * feature @ proxies.T
+        )
         similarity = -distance.view(len(feature), -1, PROXIES)
         return (similarity.softmax(dim=2) * similarity).sum(dim=2)
 
@@ -102,9 +104,7 @@ class Network(nn.Module):
         f_audio = F.relu(self.audio_proj(audio))
         f_visual = F.relu(self.visual_proj(pooled))
         feature = f_audio + f_visual
-        return Seen(
-            self.classifier(feature), feature, f_audio, f_visual, pooled, spatial, temporal
-        )
+        return Seen(self.classifier(feature), feature, f_audio, f_visual, pooled, spatial, temporal)
 
 
 @dataclass(frozen=True)
@@ -253,13 +253,11 @@ def batches(
         return
     exemplars = DataLoader(old, exemplar_batch_size, **options)
     for current, earlier in zip(loader, cycle(exemplars), strict=False):
-        audio, visual, labels = (
-            torch.cat(parts) for parts in zip(current, earlier, strict=True)
-        )
+        audio, visual, labels = (torch.cat(parts) for parts in zip(current, earlier, strict=True))
         yield Batch(audio, visual, labels, len(current[2]))
 
 
-def epoch(
+def train(
     loss: Loss,
     network: Network,
     teacher: Network,
