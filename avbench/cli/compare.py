@@ -16,9 +16,9 @@ from avbench.cli.output import json_option, percent, percent_interval, print_jso
 def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
     """Say which of two runs is better, or that they are a tie.
 
-    Differences are paired over the seeds both runs have and over test clips. A run is better where
-    two 95 % intervals leave out 0: over seeds (t), and over seeds and test clips (bootstrap). Runs
-    of other manifests, features or clips are refused.
+    A run is better where the 95 % interval of the difference leaves out 0. It speaks of other seeds
+    and of other test clips, which the two share. Runs of other manifests, features or clips are
+    refused.
 
     \b
     Examples:
@@ -32,10 +32,9 @@ def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
         print_json(found.to_json())
         return
     config = found.a.config
-    click.echo(f"A: {found.a.label}, {run_a}")
-    click.echo(f"B: {found.b.label}, {run_b}")
-    seeds = ", ".join(map(str, found.seeds))
-    click.echo(f"{config['benchmark']}, {config['preset']} features, seeds {seeds}, in %")
+    for name, result, run in (("A", found.a, run_a), ("B", found.b, run_b)):
+        click.echo(f"{name}: {result.label}, seeds {', '.join(map(str, result.seeds))}, {run}")
+    click.echo(f"{config['benchmark']}, {config['preset']} features, in %")
     click.echo()
     rows = [
         [
@@ -43,18 +42,14 @@ def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
             percent(difference.a),
             percent(difference.b),
             percent(difference.difference),
-            percent_interval(difference.over_seeds),
-            percent_interval(difference.over_seeds_and_clips),
+            percent_interval(difference.interval),
             difference.better,
         ]
         for name, difference in found.differences.items()
     ]
-    over = ["95 % over seeds", "95 % over seeds and clips"]
-    print_table(["metric", "A", "B", "A - B", *over, "better"], rows)
+    print_table(["metric", "A", "B", "A - B", "95 % interval", "better"], rows)
     better = found.differences["mean_accuracy"].better
     verdict = "a tie" if better == "tie" else f"{better} is better"
     click.echo(f"By mean accuracy: {verdict}.")
-    if len(found.seeds) == 1:
-        click.echo(
-            "One seed in common: this is about these two runs, and says nothing of other seeds."
-        )
+    if 1 in (len(found.a.seeds), len(found.b.seeds)):
+        click.echo("One seed only: this says nothing of other seeds.")

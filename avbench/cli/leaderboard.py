@@ -51,10 +51,10 @@ def show(benchmark: str, as_json: bool) -> None:
       avbench leaderboard show toy-ci --json
     """
     from avbench.leaderboard.board import shipped_board
-    from avbench.leaderboard.ranking import places
-    from avbench.leaderboard.render import row
+    from avbench.leaderboard.render import ranked_board, row
+    from avbench.resources import shipped
 
-    found = places(shipped_board(benchmark))
+    found = ranked_board(shipped_board(benchmark), shipped("leaderboards"))
     if as_json:
         print_json([row(place) for place in found])
         return

@@ -19,15 +19,18 @@ import torch
 
 from avbench.evaluation.result import Environment, GitState
 from avbench.learning.method import Method
+from avbench.learning.stopwatch import Stopwatch
 
 _RECORDED = ("avbench", "av", "numpy", "pyarrow", "safetensors", "torch")
 
 
 class Meter:
-    """Measures a step: time, and memory of the process and on its GPU."""
+    """Measures a step: time and what it goes into, memory of the process and on its GPU."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, stopwatch: Stopwatch) -> None:
         self._device = device
+        self._stopwatch = stopwatch
+        stopwatch.reset()
         self._begun = time.perf_counter()
         self._before: dict[str, Any] = {}
         with suppress(OSError):  # where the system has this, a peak is of the step alone
@@ -46,6 +49,16 @@ class Meter:
         return {
             "seconds": self._before.get("seconds", 0.0) + time.perf_counter() - self._begun,
             **{k: v if v is None else max(v, self._before.get(k) or 0) for k, v in peaks.items()},
+            "profile": self._profile(),
+        }
+
+    def _profile(self) -> dict[str, float] | None:
+        if not self._stopwatch.running:
+            return None
+        before = self._before.get("profile") or {}
+        return {
+            phase: before.get(phase, 0.0) + seconds
+            for phase, seconds in self._stopwatch.seconds.items()
         }
 
 

@@ -27,7 +27,16 @@ from avbench.learning.gradient import GradientMethod
 from avbench.learning.method import Method, resolve_settings
 from avbench.manifests.benchmark import Benchmark
 from avbench.resources import alone, write_json, writing
-from avbench.types import SPLITS, AvbenchError, Modality, Report, Split, UsageError, silent
+from avbench.types import (
+    SPLITS,
+    AvbenchError,
+    Modality,
+    Report,
+    Residency,
+    Split,
+    UsageError,
+    silent,
+)
 
 Coverage = dict[Split, float]
 
@@ -46,6 +55,8 @@ def evaluate(
     force: bool = False,
     checkpoint_epochs: int = 0,
     tensorboard: bool = False,
+    residency: Residency | None = None,
+    profile: bool = False,
     report: Report = silent,
 ) -> Result:
     """Evaluate a method on a benchmark over seeds.
@@ -68,7 +79,10 @@ def evaluate(
         force: Run these seeds again even if `out` holds them, and replace a run of another
             configuration.
         checkpoint_epochs: Also keep a step in the middle, every so many epochs; 0 for never.
+        profile: Measure what the time goes into; on a GPU that takes some more of it.
         tensorboard: Also log to `tensorboard/` in the run directory.
+        residency: Where a step's features lie: "device", "ram" or "disk"; None to choose by what
+            fits. Results do not depend on it.
         report: Called as training proceeds.
 
     Returns:
@@ -81,9 +95,7 @@ def evaluate(
     """
     if tensorboard and not find_spec("tensorboard"):
         raise UsageError("TensorBoard is not installed: pip install 'avbench[tensorboard]'")
-    seeds = [int(seed) for seed in seeds]
-    if not seeds or len(set(seeds)) != len(seeds) or not all(0 <= s < 2**31 for s in seeds):
-        raise UsageError("give different seeds, at least one, between 0 and 2147483647")
+    seeds = checked_seeds(seeds)
     method_class: type[Method] = registry.load("methods", method)
     name = registry.short_name(method)
     check_method_class(method_class, name)
@@ -93,8 +105,8 @@ def evaluate(
     resolved = resolve_settings(method_class, name, benchmark.base.name, modality, settings or {})
     torch_device = _device(device)
     preset = preset or benchmark.spec.preset
-    store = _open_store(benchmark, preset)
-    coverage = _coverage(benchmark, store, allow_missing)
+    store = open_store(benchmark, preset)
+    coverage = coverage_of(benchmark, store, allow_missing)
     variant = benchmark.spec.variant
     config: Config = {
         "benchmark": benchmark.name,
@@ -105,7 +117,7 @@ def evaluate(
         "access": method_class.access,
         "modality": modality,
         "settings": asdict(resolved),
-        "memory": _memory(benchmark, name, method_class, resolved),
+        "memory": memory_of(benchmark, name, method_class, resolved),
         "preset": store.preset_name,
         "preset_hash": store.preset_hash,
         "features_hash": store.features_hash,
@@ -138,6 +150,8 @@ def evaluate(
                     torch_device,
                     checkpoint_epochs,
                     out / "tensorboard" / f"seed-{seed}" if tensorboard else None,
+                    residency,
+                    profile,
                 )
                 unfinished = out / f"unfinished-seed-{seed}"
                 try:
@@ -162,6 +176,18 @@ def evaluate(
         plot_accuracy([result], out / "accuracy.png")
         plot_matrix(result, out / "matrix.png")
     return result
+
+
+def checked_seeds(seeds: Sequence[int]) -> list[int]:
+    """Return seeds as a list.
+
+    Raises:
+        UsageError: If there is none, one is there twice, or one is out of range.
+    """
+    found = [int(seed) for seed in seeds]
+    if not found or len(set(found)) != len(found) or not all(0 <= s < 2**31 for s in found):
+        raise UsageError("give different seeds, at least one, between 0 and 2147483647")
+    return found
 
 
 def _source_hash(method_class: type[Method]) -> str:
@@ -205,8 +231,12 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _coverage(benchmark: Benchmark, store: FeatureStore, allow_missing: bool) -> Coverage:
-    """Return the share of clips with features per split; refuse gaps nobody asked for."""
+def coverage_of(benchmark: Benchmark, store: FeatureStore, allow_missing: bool) -> Coverage:
+    """Return the share of clips with features per split; refuse gaps nobody asked for.
+
+    Raises:
+        AvbenchError: If features are missing, or of other clips or another manifest.
+    """
     manifest = benchmark.manifest
     remedy = f"run avbench prepare {benchmark.argument}"
     if store.preset.get("clip_seconds") != float(benchmark.spec.clip_seconds):
@@ -229,8 +259,12 @@ def _coverage(benchmark: Benchmark, store: FeatureStore, allow_missing: bool) ->
     return coverage
 
 
-def _memory(benchmark: Benchmark, name: str, method_class: type[Method], settings: Any) -> int:
-    """Return the capacity of the exemplar memory; refuse one without a place for every class."""
+def memory_of(benchmark: Benchmark, name: str, method_class: type[Method], settings: Any) -> int:
+    """Return the capacity of the exemplar memory.
+
+    Raises:
+        AvbenchError: If it has no place for every class.
+    """
     if not method_class.uses_memory:
         return 0
     chosen = getattr(settings, "memory", None)
@@ -244,8 +278,13 @@ def _memory(benchmark: Benchmark, name: str, method_class: type[Method], setting
     return capacity
 
 
-def _open_store(benchmark: Benchmark, preset: str) -> FeatureStore:
-    """Open the features of a preset; refuse those that are not what their place says."""
+def open_store(benchmark: Benchmark, preset: str) -> FeatureStore:
+    """Open the features of a preset.
+
+    Raises:
+        UsageError: If there is no such preset.
+        AvbenchError: If there are no features, or not those that their place says.
+    """
     known = list(registry.registered("encoders"))
     if preset not in known and not store_folder(benchmark, preset).is_dir():
         raise registry.unknown("preset", preset, known)

@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 import pyarrow as pa
 
 from avbench.evaluation import plots, predictions
 from avbench.evaluation.compare import differences, read_outcomes, read_run, terms
-from avbench.evaluation.metrics import METRICS, Floats, Integers, confusion_matrix
+from avbench.evaluation.metrics import METRICS, Floats, Integers, confusion_matrix, mean_accuracy
+from avbench.evaluation.page import one_line, write_page
 from avbench.evaluation.result import Result
 from avbench.evaluation.statistics import Outcomes, Summary
 from avbench.resources import replacing
@@ -36,9 +36,9 @@ _COLUMNS = (
 )
 _TIES = (
     "In %, mean over seeds ± one standard deviation, with the 95 % t-interval of the mean accuracy."
-    " Standing is by mean accuracy, paired over seeds and test clips as avbench compare does it:"
-    " a tie where a 95 % interval of the difference holds 0. Joint access sees the data of all seen"
-    " classes: a bound, not a competitor."
+    " Standing is by mean accuracy, as in avbench compare and on the leaderboards: a tie where the"
+    " 95 % interval of the difference, over seeds and test clips, holds 0. Joint access sees the"
+    " data of all seen classes: a bound, not a competitor."
 )
 
 
@@ -190,8 +190,9 @@ def report(runs: Sequence[Path], out: Path) -> list[Group]:
         )
     context = {"groups": pages, "columns": _COLUMNS, "differ": _differ(groups)}
     for name in ("report.md", "report.html"):
-        _write(out / name, _template(name).render(context))
-    _write(out / "table.tex", "".join(map(latex, groups)))
+        write_page(out / name, name, context)
+    with replacing(out / "table.tex") as temporary:
+        temporary.write_text("".join(map(latex, groups)), encoding="utf-8")
     return groups
 
 
@@ -251,7 +252,7 @@ def _labels(runs: Sequence[Path], results: Sequence[Result]) -> list[str]:
 def _rows(members: Sequence[_Member]) -> tuple[Row, ...]:
     """Rank comparable runs by mean accuracy, and say which the best one is better than."""
     ranked = sorted(members, key=lambda m: (-m.result.metric("mean_accuracy").mean, m.label))
-    outcomes = [read_outcomes(m.run, m.result, m.result.seeds) for m in ranked]
+    outcomes = [read_outcomes(m.run, m.result) for m in ranked]
     joint = [m.result.config["access"] == "joint" for m in ranked]
     best = joint.index(False) if False in joint else None
     rows = []
@@ -261,26 +262,17 @@ def _rows(members: Sequence[_Member]) -> tuple[Row, ...]:
         elif best is None or number == best:
             standing = "best"
         else:
-            standing = _standing(
-                ranked[best].result, outcomes[best], member.result, outcomes[number]
-            )
+            standing = _standing(outcomes[best], outcomes[number])
         confusion = _confusion(member.run, member.result)
         rows.append(Row(member.label, member.result, standing, confusion))
     return tuple(rows)
 
 
-def _standing(best: Result, of_best: Outcomes, other: Result, of_other: Outcomes) -> str:
-    seeds = sorted({*best.seeds} & {*other.seeds})
-    if not seeds:
-        return "no seed in common with the best"
-    a, b = (
-        Outcomes(outcomes.correct[[result.seeds.index(seed) for seed in seeds]], outcomes.task)
-        for result, outcomes in ((best, of_best), (other, of_other))
-    )
-    metric = "mean_accuracy"
-    found = differences(a, b, {metric: METRICS[metric]}, seed=0)[metric]
-    standing = {"A": "below the best", "tie": "tie with the best", "B": "above on common seeds"}
-    return standing[found.better] + (" (one seed)" if len(seeds) == 1 else "")
+def _standing(best: Outcomes, other: Outcomes) -> str:
+    found = differences(best, other, {"mean_accuracy": mean_accuracy})["mean_accuracy"]
+    standing = "tie with the best" if found.better == "tie" else "below the best"
+    one = 1 in (len(best.correct), len(other.correct))
+    return standing + (" (one seed)" if one else "")
 
 
 def _confusion(run: Path, result: Result) -> Floats | None:
@@ -297,9 +289,7 @@ def _confusion(run: Path, result: Result) -> Floats | None:
 def _notes(group: Group) -> list[str]:
     notes = [_TIES]
     if any("one seed" in row.standing for row in group.rows):
-        notes.append(
-            "One seed in common: this is about these runs, and says nothing of other seeds."
-        )
+        notes.append("One seed: this is about these runs, and says nothing of other seeds.")
     if any(row.confusion is None for row in group.rows):
         notes.append("Confusion between steps is not known: some classes have no test clip.")
     return notes
@@ -361,25 +351,6 @@ def _draw(group: Group, out: Path, prefix: str) -> list[dict[str, str]]:
     return figures
 
 
-def _template(name: str) -> jinja2.Template:
-    html = name.endswith(".html")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("avbench.evaluation"),
-        autoescape=html,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["md"] = _markdown
-    return environment.get_template(f"{name}.jinja")
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 def _spread(summary: Summary, plus_minus: str) -> str:
     deviation = "" if math.isnan(summary.std) else f" {plus_minus} {100 * summary.std:.2f}"
     return f"{100 * summary.mean:.2f}{deviation}"
@@ -387,14 +358,6 @@ def _spread(summary: Summary, plus_minus: str) -> str:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
-
-
-def _one_line(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
-def _markdown(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>|~$&#!])", r"\\\1", _one_line(text))
 
 
 _TEX = {
@@ -406,4 +369,4 @@ _TEX = {
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(c, c) for c in _one_line(text))
+    return "".join(_TEX.get(c, c) for c in one_line(text))

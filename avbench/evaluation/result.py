@@ -30,10 +30,11 @@ from avbench.evaluation.statistics import (
     percentile_interval,
     summarise,
 )
+from avbench.learning.stopwatch import Phase
 from avbench.resources import read_json
-from avbench.types import AvbenchError, Modality, Split
+from avbench.types import AvbenchError, Modality, Residency, Split
 
-FORMAT: Literal[2] = 2
+FORMAT: Literal[3] = 3
 
 Whole = Annotated[int, Field(ge=0, lt=2**53)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -111,6 +112,11 @@ class StepCost(_Record):
     """Numbers of the checkpoint: all that is kept of what was learned, beside exemplars."""
     exemplars: ExemplarUse
     """What the memory holds at the end of the step."""
+    residency: Residency
+    """Where the step's features lay while it was learned."""
+    profile: dict[Phase, Annotated[float, Field(ge=0)]] | None
+    """Wall time by phase, in seconds; of one inside another the inner counts. Null without
+    `--profile`."""
 
 
 class GitState(_Record):
@@ -203,7 +209,7 @@ class Bootstrap(_Record):
 class Result(_Record):
     """One method on one benchmark, over seeds."""
 
-    format: Literal[2]
+    format: Literal[3]
     """Version of this schema."""
     config: Annotated[dict[str, Any], _AS_CONFIG]
     """As `Config`."""
@@ -263,9 +269,14 @@ class Result(_Record):
 
     @property
     def label(self) -> str:
-        """The name with what a reader must know of it: joint access, and gaps in the data."""
+        """The name with its marks."""
+        return self.name + self.marks
+
+    @property
+    def marks(self) -> str:
+        """What a reader must know beside the name: joint access, and gaps in the data."""
         marks = ["joint access"] * (self.config["access"] == "joint") + ["partial"] * self.partial
-        return f"{self.name} ({', '.join(marks)})" if marks else self.name
+        return f" ({', '.join(marks)})" if marks else ""
 
     def metric(self, name: str) -> Summary:
         """Summarise one of `METRICS` over seeds, as a fraction."""

@@ -34,11 +34,12 @@ from avbench.evaluation.run_folder import (
 from avbench.features.store import FeatureStore
 from avbench.learning.memory import ExemplarMemory
 from avbench.learning.method import Method, Setup
+from avbench.learning.stopwatch import Stopwatch
 from avbench.learning.stream import ProtocolError, Rows, Task, TaskStream
 from avbench.manifests.benchmark import Benchmark
 from avbench.manifests.manifest import Manifest
 from avbench.resources import write_json
-from avbench.types import AvbenchError, Modality, Report
+from avbench.types import AvbenchError, Modality, Report, Residency
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.I)
 
@@ -58,6 +59,8 @@ class Run:
         device: Where it computes.
         checkpoint_epochs: Every how many epochs a step is kept in the middle; 0 for never.
         events: Where TensorBoard's files go; None for nowhere.
+        residency: Where a step's features lie; None to choose.
+        profile: Whether to measure what the time goes into.
     """
 
     benchmark: Benchmark
@@ -70,6 +73,8 @@ class Run:
     device: torch.device
     checkpoint_epochs: int = 0
     events: Path | None = None
+    residency: Residency | None = None
+    profile: bool = False
 
     def write(self, folder: Path, title: str, report: Report) -> None:
         """Learn and predict step by step, keeping everything in a folder.
@@ -84,6 +89,7 @@ class Run:
             joint=self.method_class.access == "joint",
             memory=memory,
             device=self.device,
+            residency=self.residency,
         )
         total = self.benchmark.spec.steps * getattr(self.settings, "epochs", 1)
         folder.mkdir(exist_ok=True)
@@ -111,6 +117,7 @@ class Run:
                 checkpoint.logged = logged
                 report(title, min(logged, total), total)
 
+            stopwatch = Stopwatch(running=self.profile, device=self.device)
             setup = Setup(
                 self.store.dim,
                 self.store.frames,
@@ -119,6 +126,7 @@ class Run:
                 self.device,
                 log,
                 checkpoint,
+                stopwatch,
             )
             _seed_everything(self.seed, len(done))
             method = self.method_class(self.settings, setup)
@@ -128,13 +136,14 @@ class Run:
                 classes = self.benchmark.manifest.classes_per_step[: len(done)]
                 method.restore(read_state(path, self.device), classes)
             for task in stream.since(len(done)):
-                checkpoint.step, checkpoint.meter = task.step, Meter(self.device)
+                checkpoint.step, checkpoint.meter = task.step, Meter(self.device, stopwatch)
                 if middle and middle["step"] == task.step:
                     checkpoint.meter.add(middle["cost"])
                 _seed_everything(self.seed, task.step)
                 with _explained(folder, task.step, self.settings):
                     method.learn(task)
-                    predicted = self._predict(method, stream, task)
+                    with stopwatch("validation"):
+                        predicted = self._predict(method, stream, task)
                 state = method.state()
                 use = stream.memory_use()
                 cost = StepCost(
@@ -142,6 +151,7 @@ class Run:
                     trainable_parameters=_trainable(method),
                     stored_parameters=sum(tensor.numel() for tensor in state.values()),
                     exemplars=ExemplarUse(clips=use.clips, bytes=use.bytes),
+                    residency=stream.residency,
                 )
                 record = {
                     "step": task.step,

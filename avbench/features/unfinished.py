@@ -25,12 +25,14 @@ class Entry:
     Attributes:
         clip_id: The clip.
         mtime_ns: When its file was last written.
+        row: Where its features are; -1 if it has none.
         digest: SHA-256 of its features, in hexadecimal; empty if it has none.
         failed: Why it has none.
     """
 
     clip_id: str
     mtime_ns: int
+    row: int
     digest: str = ""
     failed: str = ""
 
@@ -68,8 +70,7 @@ class Unfinished:
     @cached_property
     def rows(self) -> dict[str, int]:
         """Row of every clip that has features, as found when the journal was read."""
-        there = [entry.clip_id for entry in self.entries if not entry.failed]
-        return {clip_id: row for row, clip_id in enumerate(there)}
+        return {entry.clip_id: entry.row for entry in self.entries if not entry.failed}
 
     def read(self, row: int) -> tuple[Floats, Floats]:
         """Read one clip: audio (dim,) and visual tokens (tokens, dim), float16."""
@@ -84,8 +85,16 @@ class Unfinished:
         """
         return self._audio.cast(audio, clip_id), self._visual.cast(visual, clip_id)
 
-    def append(self, batch: Iterable[tuple[str, int, tuple[Floats, Floats] | str]]) -> None:
+    def append(
+        self,
+        batch: Iterable[tuple[str, int, tuple[Floats, Floats] | str]],
+        rows: Mapping[str, int] | None = None,
+    ) -> None:
         """Write a batch: clip, time of its file, and its features or why it has none.
+
+        Args:
+            batch: The clips.
+            rows: Where their features go; by default one after the other.
 
         Raises:
             AvbenchError: If the disk refuses.
@@ -94,10 +103,11 @@ class Unfinished:
         with writing(self.folder):
             for clip_id, mtime_ns, outcome in batch:
                 if isinstance(outcome, str):
-                    added.append(Entry(clip_id, mtime_ns, failed=outcome))
+                    added.append(Entry(clip_id, mtime_ns, -1, failed=outcome))
                     continue
-                written = write_row(self._audio, self._visual, row, *outcome)
-                added.append(Entry(clip_id, mtime_ns, written.hex()))
+                at = rows[clip_id] if rows else row
+                written = write_row(self._audio, self._visual, at, *outcome)
+                added.append(Entry(clip_id, mtime_ns, at, written.hex()))
                 row += 1
             # One line, whole or not there: what is encoded in other company may differ in bits.
             with self._journal.open("a", encoding="utf-8") as journal:
@@ -128,7 +138,8 @@ class Unfinished:
         Raises:
             AvbenchError: If the disk refuses.
         """
-        there = [entry for entry in self.entries if not entry.failed]
+        made = [entry for entry in self.entries if not entry.failed]
+        there = sorted(made, key=lambda entry: entry.row)
         with writing(target):
             self._audio.seal(len(there))
             self._visual.seal(len(there))
@@ -162,10 +173,10 @@ class Unfinished:
         kept = [self._head]
         for line in lines[1:] if lines[:1] == kept else []:
             batch = _batch(line)
-            rows = [entry.digest for entry in batch if not entry.failed]
-            if not batch or rows != [self._digest(self._row + row) for row in range(len(rows))]:
+            made = [entry for entry in batch if not entry.failed]
+            if not batch or any(entry.digest != self._digest(entry.row) for entry in made):
                 break
-            self._row += len(rows)
+            self._row += len(made)
             entries += batch
             kept.append(line)
             report("checking what was extracted", len(kept) - 1, len(lines) - 1)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,6 @@ from avbench.leaderboard.board import Board, check_places, evidence_path
 from avbench.leaderboard.copies import Errors, complaints
 from avbench.leaderboard.entry import Entry, Submission, Verified
 from avbench.leaderboard.render import render
-from avbench.manifests.benchmark import Benchmark
-from avbench.manifests.spec import shipped_names
 from avbench.types import AvbenchError, Report, silent
 
 _CHUNK = 16
@@ -105,37 +101,9 @@ def _content(path: Path) -> bytes | None:
         return None
 
 
-def kept(entry: Verified, boards: Path, layout: evidence.Layout) -> Score:
-    """Return the predictions of an entry, measured.
-
-    Raises:
-        AvbenchError: If they are missing, were changed, or are of another benchmark.
-    """
-    path = evidence_path(boards, entry.benchmark, entry.name)
-    data = evidence.read_file(path)
-    if hashlib.sha256(data).hexdigest() != entry.predictions:
-        raise AvbenchError(f"{path}: was changed: restore it from version control")
-    score = evidence.parse(data, layout, str(path))
-    if score.seeds != entry.seeds:
-        raise AvbenchError(f"{path}: holds other seeds than the board says")
-    return score
-
-
-@lru_cache(maxsize=8)
-def layout_of(benchmark: str) -> evidence.Layout:
-    """Return how predictions of a benchmark with a board are laid out.
-
-    Raises:
-        AvbenchError: If it has no board.
-    """
-    if benchmark not in shipped_names():
-        raise AvbenchError(f"there is no leaderboard for {benchmark}")
-    return evidence.Layout(Benchmark.load(benchmark))
-
-
 def errors_of(said: Submission, score: Score) -> Errors:
     """Return what an entry got wrong."""
-    return Errors.of(score, len(layout_of(said.benchmark).benchmark.manifest.labels))
+    return Errors.of(score, len(evidence.layout_of(said.benchmark).benchmark.manifest.labels))
 
 
 def broken_rule(said: Submission, score: Score) -> str:
@@ -145,7 +113,7 @@ def broken_rule(said: Submission, score: Score) -> str:
         said: What is said about it.
         score: Its predictions, measured.
     """
-    benchmark = layout_of(said.benchmark).benchmark
+    benchmark = evidence.layout_of(said.benchmark).benchmark
     if said.fingerprint != benchmark.manifest.fingerprint:
         return f"made with another version of the manifest of {benchmark.name}: run it again"
     if said.exemplars > benchmark.spec.memory:
@@ -163,7 +131,7 @@ def _of_file(path: Path, board: Board) -> Iterable[Problem]:
     if board.benchmark != path.stem:
         raise AvbenchError(f"{path}: is of {board.benchmark}: rename it")
     check_places(path.parent, board.benchmark)
-    fingerprint = layout_of(board.benchmark).benchmark.manifest.fingerprint
+    fingerprint = evidence.layout_of(board.benchmark).benchmark.manifest.fingerprint
     if path.read_bytes() != board.to_text().encode():
         yield Problem(str(path), "is not written as avbench writes it: was it edited by hand?")
     expected = set()
@@ -210,7 +178,7 @@ def _verify(entries: Sequence[Verified], boards: Path) -> list[tuple[str, Errors
     found: list[tuple[str, Errors | None]] = []
     for entry in entries:
         try:
-            score = kept(entry, boards, layout_of(entry.benchmark))
+            score = evidence.kept(entry, boards)
             again = Verified.of(entry, score, entry.predictions)
             differ = [k for k in Verified.model_fields if getattr(again, k) != getattr(entry, k)]
             message = f"{', '.join(differ)} of the board do not follow from it" if differ else ""

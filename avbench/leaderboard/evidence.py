@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
+import hashlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,14 @@ import pyarrow.parquet as pq
 from avbench.evaluation.metrics import Integers
 from avbench.evaluation.score import Score
 from avbench.evaluation.statistics import Outcomes
+from avbench.leaderboard.board import evidence_path
+from avbench.leaderboard.decode import decode
+from avbench.leaderboard.entry import Verified
 from avbench.manifests.benchmark import Benchmark
+from avbench.manifests.spec import shipped_names
 from avbench.types import AvbenchError
 
 MOST_BYTES = 8_000_000
-_COLUMN = re.compile(r"seed-(0|[1-9][0-9]{0,9})")
-_MOST_SEEDS = 100
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,18 @@ class Layout:
         return np.cumsum(self.benchmark.manifest.classes_per_step)[step]
 
 
+@lru_cache(maxsize=8)
+def layout_of(benchmark: str) -> Layout:
+    """Return how predictions of a benchmark with a board are laid out.
+
+    Raises:
+        AvbenchError: If it has no board.
+    """
+    if benchmark not in shipped_names():
+        raise AvbenchError(f"there is no leaderboard for {benchmark}")
+    return Layout(Benchmark.load(benchmark))
+
+
 def to_bytes(score: Score) -> bytes:
     """Return the predictions of a score as the Parquet file that is kept."""
     due = score.outcomes.task <= np.arange(score.predicted.shape[1])[:, None]
@@ -89,7 +103,7 @@ def read_file(path: Path) -> bytes:
 def parse(data: bytes, layout: Layout, origin: str) -> Score:
     """Read predictions that are kept, and measure them.
 
-    Nothing is decoded before the file's own account of its size fits the benchmark.
+    The file may be anybody's: it is decoded by `decode`, within limits.
 
     Args:
         data: The Parquet file.
@@ -99,24 +113,12 @@ def parse(data: bytes, layout: Layout, origin: str) -> Score:
     Raises:
         AvbenchError: If it is not a table of predictions of the benchmark.
     """
-    rows = len(layout.seen)
     try:
-        with pq.ParquetFile(pa.BufferReader(data)) as file:
-            schema = file.schema_arrow
-            seeds = _seeds(schema)
-            size = file.metadata.num_rows
-            if size != rows:
-                raise ValueError(f"{size:,} rows, but {layout.benchmark.name} has {rows:,}")
-            _check_sizes(file.metadata, rows)
-            table = file.read()
-    except (pa.ArrowException, OSError, ValueError, KeyError, IndexError, MemoryError) as error:
-        why = (str(error).splitlines() or ["corrupt"])[0][:120]
-        raise AvbenchError(f"{origin}: not predictions of a board ({why})") from error
-    values = np.empty((len(seeds), rows), dtype=np.int16)
-    for number, (seed, column) in enumerate(zip(seeds, table.columns, strict=True)):
-        if column.null_count or len(column) != rows:
-            raise AvbenchError(f"{origin}: seed {seed} has no prediction for some clips")
-        values[number] = np.asarray(column)
+        seeds, values = decode(data, len(layout.seen))
+    except ValueError as error:
+        raise AvbenchError(
+            f"{origin}: not predictions of {layout.benchmark.name}: {error}"
+        ) from error
     wrong = (values < 0) | (values >= layout.seen)
     if wrong.any():
         number, row = np.argwhere(wrong)[0]
@@ -131,22 +133,17 @@ def parse(data: bytes, layout: Layout, origin: str) -> Score:
     return Score(benchmark.name, benchmark.manifest.fingerprint, seeds, predicted, outcomes)
 
 
-def _seeds(schema: pa.Schema) -> tuple[int, ...]:
-    matches = [_COLUMN.fullmatch(name) for name in schema.names]
-    if not 1 <= len(matches) <= _MOST_SEEDS or not all(matches):
-        raise ValueError(f"columns must be seed-0 and the like, at most {_MOST_SEEDS}")
-    if any(field.type != pa.int16() for field in schema):
-        raise ValueError("class indices must be int16")
-    seeds = tuple(int(match[1]) for match in matches if match)
-    if list(seeds) != sorted({*seeds}) or seeds[-1] >= 2**31:
-        raise ValueError("seeds must be different and ascending")
-    return seeds
+def kept(entry: Verified, boards: Path) -> Score:
+    """Return the predictions of an entry, measured.
 
-
-def _check_sizes(metadata: pq.FileMetaData, rows: int) -> None:
-    """Refuse what would unfold to more than the predictions can be."""
-    if metadata.num_row_groups != 1:
-        raise ValueError(f"{metadata.num_row_groups} row groups, not 1")
-    # Not column by column: Arrow aborts the process where metadata of a column is broken.
-    if metadata.row_group(0).total_byte_size > metadata.num_columns * (8 * rows + 10_000):
-        raise ValueError("a column unfolds to more than its rows")
+    Raises:
+        AvbenchError: If they are missing, were changed, or are of another benchmark.
+    """
+    path = evidence_path(boards, entry.benchmark, entry.name)
+    data = read_file(path)
+    if hashlib.sha256(data).hexdigest() != entry.predictions:
+        raise AvbenchError(f"{path}: was changed: restore it from version control")
+    score = parse(data, layout_of(entry.benchmark), str(path))
+    if score.seeds != entry.seeds:
+        raise AvbenchError(f"{path}: holds other seeds than the board says")
+    return score

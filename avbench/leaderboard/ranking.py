@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from avbench.evaluation.metrics import mean_accuracy
+from avbench.evaluation.score import Score
+from avbench.evaluation.statistics import Estimate, difference_interval
 from avbench.leaderboard.board import Board
 from avbench.leaderboard.entry import Entry, Reported, Verified
 from avbench.manifests.benchmark import Benchmark
@@ -40,13 +43,22 @@ class Place:
         return self.entry.preset if isinstance(self.entry, Verified) else "-"
 
 
-def places(board: Board) -> list[Place]:
+def estimate(score: Score) -> Estimate:
+    """Return what entries stand by."""
+    return Estimate.of(score.outcomes, mean_accuracy)
+
+
+def places(board: Board, estimated: Callable[[Verified], Estimate]) -> list[Place]:
     """Rank the entries of a board.
 
     Only verified entries with incremental access, all clips, at least three seeds, the manifest of
     the benchmark, predictions of their own and the same features compete. They stand by mean
-    accuracy; an entry whose 95 % interval over seeds meets that of the first entry of a rank shares
-    the rank, and ranks count entries, so that two at the top are followed by a third.
+    accuracy; an entry shares the rank of another where the 95 % interval of their difference holds
+    0, and ranks count entries, so that two at the top are followed by a third.
+
+    Args:
+        board: The entries.
+        estimated: Gives the `estimate` of an entry.
 
     Returns:
         Those that compete first, by features and rank; then the others, by mean accuracy.
@@ -57,7 +69,7 @@ def places(board: Board) -> list[Place]:
     rivals = [e for e in ordered if isinstance(e, Verified) and not remarks[e.name]]
     ranked: list[Place] = []
     for _, group in groupby(sorted(rivals, key=_features), key=_features):
-        ranked += _ranked(list(group))
+        ranked += _ranked(list(group), estimated)
     others = [Place(e, None, False, remarks[e.name]) for e in ordered if remarks[e.name]]
     return ranked + others
 
@@ -83,22 +95,19 @@ def _remark(entry: Entry, fingerprint: str) -> str:
     return ", ".join(reasons)
 
 
-def _ranked(entries: Sequence[Verified]) -> list[Place]:
+def _ranked(entries: Sequence[Verified], estimated: Callable[[Verified], Estimate]) -> list[Place]:
     """Rank competitors that stand by mean accuracy, best first."""
     tiers: list[list[Verified]] = []
+    first: Estimate | None = None
     for entry in entries:
-        if tiers and _overlap(tiers[-1][0], entry):
+        mine = estimated(entry)
+        if first and difference_interval(first, mine)[0] <= 0:
             tiers[-1].append(entry)
         else:
             tiers.append([entry])
+            first = mine
     found, rank = [], 1
     for tier in tiers:
         found += [Place(entry, rank, len(tier) > 1, "") for entry in tier]
         rank += len(tier)
     return found
-
-
-def _overlap(better: Verified, worse: Verified) -> bool:
-    low = (better.metrics["mean_accuracy"].interval_95 or (0, 0))[0]
-    high = (worse.metrics["mean_accuracy"].interval_95 or (0, 0))[1]
-    return low <= high

@@ -12,13 +12,15 @@ from typing import Any
 
 from avbench.leaderboard.board import Board
 from avbench.leaderboard.entry import Reported, Verified
-from avbench.leaderboard.ranking import Place, places
+from avbench.leaderboard.evidence import kept
+from avbench.leaderboard.ranking import Place, estimate, places
 from avbench.manifests.spec import load_spec, shipped_names
 from avbench.types import AvbenchError
 
 _EXPLANATION = (
     "Ranked entries were recomputed from the predictions of every test clip, kept in"
-    " [predictions/](predictions/). An equals sign marks ties: 95 % intervals over seeds that meet."
+    " [predictions/](predictions/). An equals sign marks ties with the first of the rank: the 95 %"
+    " interval of the difference, over seeds and test clips, holds 0."
     " Only entries with the same features, all clips, at least three seeds and incremental access"
     " compete. The others are listed: bounds, and numbers as reported, which nobody has checked."
 )
@@ -37,8 +39,17 @@ def render(boards: Path) -> dict[str, str]:
     ]
     if not read:
         raise AvbenchError(f"no leaderboard in {boards}: give --boards of a checkout")
-    ranked = {board.benchmark: places(board) for board in read}
+    ranked = {board.benchmark: ranked_board(board, boards) for board in read}
     return {"README.md": _markdown(ranked), "index.html": _html(ranked)}
+
+
+def ranked_board(board: Board, boards: Path) -> list[Place]:
+    """Rank a board by the predictions beside it.
+
+    Raises:
+        AvbenchError: If predictions are missing or were changed.
+    """
+    return places(board, lambda entry: estimate(kept(entry, boards)))
 
 
 def row(place: Place) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import lzma
 import shutil
 import tomllib
 import zipfile
@@ -14,6 +13,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZIP_STORED
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,23 +24,24 @@ from avbench.evaluation import predictions
 from avbench.evaluation.result import Result
 from avbench.evaluation.score import PredictionsError, Score
 from avbench.evaluation.score import score as measure
+from avbench.evaluation.statistics import Estimate
 from avbench.leaderboard import evidence
 from avbench.leaderboard.board import Board, check_places, evidence_path
-from avbench.leaderboard.check import broken_rule, errors_of, kept, layout_of
+from avbench.leaderboard.check import broken_rule, errors_of
 from avbench.leaderboard.copies import Errors, complaints
+from avbench.leaderboard.decode import MOST_SEEDS
 from avbench.leaderboard.entry import Submission, Verified, reason
-from avbench.leaderboard.ranking import Place, places
+from avbench.leaderboard.evidence import kept, layout_of
+from avbench.leaderboard.ranking import Place, estimate, places
 from avbench.manifests.benchmark import Benchmark
 from avbench.resources import alone, read_json, replacing
 from avbench.types import AvbenchError
 
 _ENTRY, _PREDICTIONS = "entry.json", "predictions.parquet"
 _MOST_METADATA = 100_000
-_MOST_SEEDS = 100
 _BROKEN_ZIP = (
     zipfile.BadZipFile,
     zlib.error,
-    lzma.LZMAError,
     EOFError,
     KeyError,
     NotImplementedError,
@@ -60,12 +61,14 @@ class Candidate:
         entry: The line, computed.
         data: The file of its predictions.
         errors: What was predicted wrongly.
+        estimate: Of its mean accuracy.
     """
 
     submission: Submission
     entry: Verified
     data: bytes
     errors: Errors = dataclasses.field(compare=False)
+    estimate: Estimate = dataclasses.field(compare=False)
 
     @classmethod
     def of(cls, submission: Submission, score: Score, data: bytes) -> Candidate:
@@ -79,7 +82,7 @@ class Candidate:
             raise AvbenchError(f"{submission.name}: {rule}")
         sha256 = hashlib.sha256(data).hexdigest()
         entry = Verified.of(submission, score, sha256)
-        return cls(submission, entry, data, errors_of(submission, score))
+        return cls(submission, entry, data, errors_of(submission, score), estimate(score))
 
 
 def template(facts: dict[str, Any]) -> str:
@@ -184,13 +187,13 @@ def from_predictions(path: Path, submission: Submission) -> Candidate:
         except (pa.ArrowException, OSError, ValueError) as error:
             why = (str(error).splitlines() or ["corrupt"])[0][:120]
             raise AvbenchError(f"{path}: not readable as parquet ({why})") from error
-        if rows > _MOST_SEEDS * len(layout.seen):
-            raise AvbenchError(f"{path}: {rows:,} rows are more than {_MOST_SEEDS} seeds have")
+        if rows > MOST_SEEDS * len(layout.seen):
+            raise AvbenchError(f"{path}: {rows:,} rows are more than {MOST_SEEDS} seeds have")
     score = _measured(path, layout.benchmark, str(path))
     if None in score.seeds:
         raise AvbenchError(f"{path}: has no column seed: add one, even for a single run")
-    if len(score.seeds) > _MOST_SEEDS:
-        raise AvbenchError(f"{path}: has {len(score.seeds)} seeds, a board at most {_MOST_SEEDS}")
+    if len(score.seeds) > MOST_SEEDS:
+        raise AvbenchError(f"{path}: has {len(score.seeds)} seeds, a board at most {MOST_SEEDS}")
     return Candidate.of(submission, score, evidence.to_bytes(score))
 
 
@@ -202,7 +205,7 @@ def to_bundle(candidate: Candidate, path: Path) -> None:
     """
     buffer = io.BytesIO()
     text = candidate.submission.model_dump_json(indent=2) + "\n"
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w", ZIP_DEFLATED) as archive:
         for name, data in ((_ENTRY, text.encode()), (_PREDICTIONS, candidate.data)):
             archive.writestr(zipfile.ZipInfo(name), data)  # of a fixed date: equal bytes
     with replacing(path) as temporary:
@@ -220,8 +223,12 @@ def from_bundle(path: Path) -> Candidate:
         if path.stat().st_size > 2 * evidence.MOST_BYTES:
             raise AvbenchError(f"{path}: too large for a bundle")
         with zipfile.ZipFile(path) as archive:
-            if sorted(info.filename for info in archive.infolist()) != sorted(members):
+            held = archive.infolist()
+            if sorted(info.filename for info in held) != sorted(members):
                 raise ValueError(f"must hold {_ENTRY} and {_PREDICTIONS}, nothing else")
+            # Others unfold with as much memory as the file asks for.
+            if any(info.compress_type not in (ZIP_STORED, ZIP_DEFLATED) for info in held):
+                raise ValueError("must be stored or deflated")
             content = {}
             for name, most in members.items():
                 with archive.open(name) as member:
@@ -253,12 +260,19 @@ def consider(candidate: Candidate, boards: Path) -> tuple[Board, Place]:
     if board.benchmark != entry.benchmark:
         raise AvbenchError(f"{boards / entry.benchmark}.json: is of {board.benchmark}: restore it")
     extended = board.with_entry(entry)
-    layout = layout_of(entry.benchmark)
     others = [other for other in board.entries if isinstance(other, Verified)]
-    errors = [errors_of(other, kept(other, boards, layout)) for other in others]
+    errors, estimates = [], {entry.name: candidate.estimate}
+    for other in others:
+        score = kept(other, boards)
+        errors.append(errors_of(other, score))
+        estimates[other.name] = estimate(score)
     for complaint in complaints([*others, entry], [*errors, candidate.errors], len(others)):
         raise AvbenchError(complaint)
-    (place,) = (place for place in places(extended) if place.entry.name == entry.name)
+    (place,) = (
+        place
+        for place in places(extended, lambda other: estimates[other.name])
+        if place.entry.name == entry.name
+    )
     return extended, place
 
 

@@ -170,15 +170,15 @@ class GradientMethod(ABC):
         """
         assert self.teacher is not None
         assert self.lessons is not None
-        pooled = self.lessons.pool(batch, attention=attention)
-        with torch.no_grad():
+        with self.setup.stopwatch("teacher"), torch.no_grad():
+            pooled = self.lessons.pool(batch, attention=attention)
             return self.teacher.classify(batch.audio, pooled)
 
     def batches(self, task: Task) -> Iterator[Batch]:
         """Yield the batches of one epoch: D_t, shuffled."""
         s = self.settings
-        for positions in shuffled(len(task.train), s.batch_size, drop_last=s.drop_last):
-            yield task.train.batch(positions)
+        order = shuffled(len(task.train), s.batch_size, drop_last=s.drop_last)
+        return task.batches((positions, None) for positions in order)
 
     def ready(self, task: Task) -> None:
         """Do what prediction needs: called after every epoch and when the best one is back."""
@@ -234,7 +234,8 @@ class GradientMethod(ABC):
                     " try a smaller learning_rate"
                 )
             self.ready(task)
-            accuracy = self.validate(task)
+            with self.setup.stopwatch("validation"):
+                accuracy = self.validate(task)
             self.setup.log(
                 {"step": task.step, "epoch": epoch, "loss": loss, "val_accuracy": accuracy}
             )
@@ -281,7 +282,14 @@ class GradientMethod(ABC):
         positions = np.arange(len(clips)) if positions is None else positions
         starts = range(_INFERENCE_BATCH, len(positions), _INFERENCE_BATCH)
         parts = np.split(positions, starts)
-        return torch.cat([read(self.network(*clips.features(part))) for part in parts])
+        sweep = clips.sweep(parts)
+        found = []
+        for _ in parts:
+            with self.setup.stopwatch("loading"):
+                audio, visual = next(sweep)
+            found.append(read(self.network(audio, visual)))
+            del audio, visual
+        return torch.cat(found)
 
     def state(self) -> dict[str, Tensor]:
         """Return the network's weights."""
@@ -298,12 +306,21 @@ class GradientMethod(ABC):
     def _train_epoch(self, task: Task, optimizer: torch.optim.Optimizer) -> float:
         losses = []
         self.network.train()
-        for batch in self.batches(task):
-            loss = self.loss(batch, task)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+        timed = self.setup.stopwatch
+        batches = iter(self.batches(task))
+        while True:
+            with timed("loading"):
+                batch = next(batches, None)
+            if batch is None:
+                break
+            with timed("forward"):
+                loss = self.loss(batch, task)
+            with timed("backward"):
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
             losses.append(loss.detach())
+            del batch, loss  # or two batches would be held while the next is read
         return float(torch.stack(losses).mean())
 
 

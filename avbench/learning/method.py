@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, Protocol, get_args, get_origin, get_type_hints
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from avbench.learning.checkpoint import Checkpoint
+from avbench.learning.stopwatch import Stopwatch
 from avbench.learning.stream import Clips, Task
 from avbench.registry import unknown
 from avbench.types import AvbenchError, Modality, UsageError
@@ -41,6 +42,7 @@ class Setup:
         device: Where it computes.
         log: Takes one flat record per epoch, for the run's log and progress bar.
         checkpoint: Where a method may keep a step in the middle; None for nowhere.
+        stopwatch: Where a method may say what its time goes into.
     """
 
     dim: int
@@ -50,6 +52,7 @@ class Setup:
     device: torch.device
     log: Log
     checkpoint: Checkpoint | None = None
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
 
 class Method(Protocol):

@@ -66,14 +66,10 @@ class PairedReplay(GradientMethod):
         """Pair every batch of D_t with one of exemplars, which repeat when they run out."""
         s = self.settings
         new = shuffled(len(task.train), s.batch_size, drop_last=s.drop_last)
-        old: list[Rows] = []
+        old: list[Rows | None] = []
         if task.step:
-            old = shuffled(len(task.exemplars), s.exemplar_batch_size, drop_last=s.drop_last)
-        for current, exemplars in zip(new, cycle(old or [None]), strict=False):
-            batch = task.train.batch(current)
-            if exemplars is not None:
-                batch = batch.followed_by(task.exemplars.batch(exemplars))
-            yield batch
+            old += shuffled(len(task.exemplars), s.exemplar_batch_size, drop_last=s.drop_last)
+        return task.batches(zip(new, cycle(old or [None]), strict=False))
 
     def finish(self, task: Task) -> None:
         """Keep exemplars of the new classes."""
@@ -106,26 +102,27 @@ class HerdedReplay(GradientMethod):
         new = len(task.train)
         s = self.settings
         count = new + len(task.exemplars)
-        for positions in shuffled(count, s.batch_size, drop_last=s.drop_last):
-            batch = task.train.batch(positions[positions < new])
-            old = positions[positions >= new] - new
-            yield batch.followed_by(task.exemplars.batch(old)) if len(old) else batch
+        order = shuffled(count, s.batch_size, drop_last=s.drop_last)
+        return task.batches((part[part < new], part[part >= new] - new) for part in order)
 
     def finish(self, task: Task) -> None:
         """Herd exemplars of the new classes."""
-        task.remember(lambda clips, places: self.herd(task, np.array(clips), places))
+        with self.setup.stopwatch("herding"):
+            features = self.features(task.train).cpu().numpy()
+            task.remember(lambda clips, places: self.herd(features, np.array(clips), places))
 
-    def herd(self, task: Task, clips: npt.NDArray[np.int64], places: int) -> list[int]:
-        """Herd clips of one new class by the network's features.
+    def herd(
+        self, features: npt.NDArray[np.float32], clips: npt.NDArray[np.int64], places: int
+    ) -> list[int]:
+        """Herd clips of one new class.
 
         Args:
-            task: The step.
+            features: The network's, of all of D_t, (clips, d).
             clips: Positions in D_t.
             places: How many to choose at most.
         """
-        features = self.features(task.train, clips).cpu().numpy()
-        chosen = herd(features, places, replacement=self.settings.herding_replacement)
-        return [int(clips[position]) for position in chosen]
+        replacement: bool = self.settings.herding_replacement
+        return [int(clips[n]) for n in herd(features[clips], places, replacement=replacement)]
 
 
 class NearestMean(HerdedReplay):
@@ -136,16 +133,21 @@ class NearestMean(HerdedReplay):
     def ready(self, task: Task) -> None:
         """Compute the mean of every class from its exemplars, herding those of the new ones."""
         places, normalize = task.places, self.settings.normalize_means
-        means = []
-        for index in range(task.seen_classes):
-            clips = task.exemplars if index < task.old_classes else task.train
-            positions = np.flatnonzero(clips.labels == index)
-            if index < task.old_classes:
-                positions = positions[:places]
-            else:
-                positions = np.array(self.herd(task, positions, places), dtype=np.int64)
-            means.append(class_mean(self.features(clips, positions), places, normalize=normalize))
-        self.means = torch.stack(means)
+        with self.setup.stopwatch("herding"):
+            classes = task.exemplars.labels
+            kept = [np.flatnonzero(classes == index)[:places] for index in range(task.old_classes)]
+            positions = np.concatenate([np.empty(0, dtype=np.int64), *kept])
+            old, new = self.features(task.exemplars, positions), self.features(task.train)
+            on_cpu = new.cpu().numpy()
+            means = []
+            for index in range(task.seen_classes):
+                if index < task.old_classes:
+                    features = old[classes[positions] == index]
+                else:
+                    clips = np.flatnonzero(task.train.labels == index)
+                    features = new[self.herd(on_cpu, clips, places)]
+                means.append(class_mean(features, places, normalize=normalize))
+            self.means = torch.stack(means)
 
     def predict(self, clips: Clips) -> npt.NDArray[np.int64]:
         """Return the class of the nearest mean for every clip, (clips,)."""

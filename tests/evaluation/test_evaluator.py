@@ -19,6 +19,7 @@ from avbench.evaluation.evaluator import evaluate
 from avbench.evaluation.result import Result, Summary
 from avbench.features.store import hash_clips, hash_preset
 from avbench.learning.gradient import GradientMethod
+from avbench.learning.stopwatch import PHASES
 from avbench.learning.stream import ProtocolError
 from avbench.types import AvbenchError, UsageError
 
@@ -530,3 +531,26 @@ def test_tensorboard_shows_the_log(benchmark, tmp_path, monkeypatch):
     monkeypatch.setattr("avbench.evaluation.evaluator.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'avbench\[tensorboard\]'"):
         evaluate(benchmark, "finetune", seeds=[0], out=tmp_path / "x", tensorboard=True)
+
+
+def test_a_profile_says_what_the_time_of_every_step_goes_into(benchmark, tmp_path):
+    for way, profile in (("off", False), ("on", True)):
+        out = tmp_path / way
+        settings = QUICK | {"epochs": "2"}
+        result = evaluate(
+            benchmark, "icarl-nme", seeds=[0], out=out, settings=settings, profile=profile
+        )
+    name = "seed-0/step-3.safetensors"
+    assert (tmp_path / "on" / name).read_bytes() == (tmp_path / "off" / name).read_bytes()
+    costs = json.loads((tmp_path / "on/seed-0/cost.json").read_text())["steps"]
+    assert [cost["profile"] for cost in costs] == [c.profile for c in result.runs[0].cost]
+    for number, cost in enumerate(costs):
+        spent = cost["profile"]
+        assert list(spent) == list(PHASES)
+        assert sum(spent.values()) <= cost["seconds"]
+        # At the first step there is no teacher.
+        assert {phase for phase, seconds in spent.items() if seconds == 0} == (
+            {"teacher"} if number == 0 else set()
+        )
+    costs = json.loads((tmp_path / "off/seed-0/cost.json").read_text())["steps"]
+    assert {cost["profile"] for cost in costs} == {None}

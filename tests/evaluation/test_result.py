@@ -155,9 +155,9 @@ def put(value, *keys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (put(1, "format"), "avbench in format 2, but format 1: run avbench evaluate again"),
+        (put(1, "format"), "avbench in format 3, but format 1: run avbench evaluate again"),
         (put("x" * 99, "format"), "but format x{20}:"),
-        (remove("format"), "avbench in format 2, nor of another:"),
+        (remove("format"), "avbench in format 3, nor of another:"),
         (remove("config", "access"), r"\(config.access: Field required\)"),
         (put("all", "config", "access"), "config.access"),
         (put(2.0, "coverage", "test"), "coverage.test"),

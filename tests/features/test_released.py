@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -81,6 +81,82 @@ def check(store: FeatureStore, ids: list[str] | tuple[str, ...]) -> None:
     for row, clip_id in enumerate(ids):
         np.testing.assert_array_equal(store.read(row)[0], sound(clip_id).astype(np.float16))
         np.testing.assert_array_equal(store.read(row)[1], sight(clip_id).astype(np.float16))
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from avbench.features.released import importer
+from avbench.manifests.benchmark import Benchmark
+from avbench.types import silent
+
+importer._TOGETHER = 2
+cast = importer.unfinished.Unfinished.cast
+
+def slow(self, clip_id, *features):
+    print(clip_id, flush=True)
+    time.sleep(float(sys.argv[3]))
+    return cast(self, clip_id, *features)
+
+importer.unfinished.Unfinished.cast = slow
+importer.import_released(Benchmark.load(sys.argv[1]), [Path(sys.argv[2])], report=silent)
+"""
+
+
+@pytest.mark.parametrize("write", [write_visual, write_hdf5])
+def test_an_import_killed_again_and_again_ends_with_the_same_bytes(
+    tiny: Callable[..., Benchmark], tmp_path: Path, write: Callable
+) -> None:
+    benchmark = tiny(classes=2, classes_per_step=1, per_class=10)
+    ids = shuffled(benchmark)
+    write_audio(tmp_path / "AVE", ids)
+    write(tmp_path / "AVE", ids[::-1])
+    released = benchmark.home / "features" / "released"
+    command = [sys.executable, "-c", KILLED, str(benchmark.spec.path), str(tmp_path / "AVE")]
+
+    def contents() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in released.iterdir()}
+
+    assert len(run(benchmark, tmp_path / "AVE").store) == 20
+    whole = contents()
+    released.rename(tmp_path / "whole")
+    written: list[str] = []
+    for clips in (3, 1, 6):
+        with subprocess.Popen([*command, "0.05"], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            written += [process.stdout.readline() for _ in range(clips)]
+            process.send_signal(signal.SIGKILL)
+            written += process.stdout.readlines()
+        assert process.returncode == -signal.SIGKILL
+        assert not released.exists()
+    rest = subprocess.run([*command, "0"], capture_output=True, text=True, check=True)
+    written += rest.stdout.splitlines(True)
+    # Each kill costs no more than the batch at work.
+    assert {line.strip() for line in written} == {*ids}
+    assert 20 <= len(written) <= 20 + 3 * 2
+    assert contents() == whole
+    assert {path.name for path in released.parent.iterdir()} == {".lock", "released"}
+
+
+def test_other_files_are_not_gone_on_with(
+    benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = benchmark.manifest.clip_ids
+    write_audio(tmp_path / "AVE", list(ids))
+    path = write_hdf5(tmp_path / "AVE", list(ids))
+    monkeypatch.setattr(importer, "_TOGETHER", 2)
+
+    def stopping(what: str, done: int, total: int) -> None:
+        if what == "features" and done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_released(benchmark, [tmp_path / "AVE"], report=stopping)
+    with h5py.File(path, "r+") as file:
+        file[ids[0]][...] = 1.0
+    os.utime(path, (1, 1))
+    assert np.all(run(benchmark, tmp_path / "AVE").store.read(0)[1] == 1.0)
+    assert {p.name for p in (benchmark.home / "features").iterdir()} == {".lock", "released"}
 
 
 @pytest.mark.parametrize("write", [write_visual, write_hdf5])
@@ -461,13 +537,18 @@ def test_hdf5_whose_bytes_turned_is_read_or_told_in_one_line(
 ) -> None:
     monkeypatch.setattr(importer, "_SIGHT", (8, 4))
 
-    @contextmanager
-    def create(*_: Any, **__: Any) -> Iterator[Any]:
-        yield SimpleNamespace(write=lambda *_: None)
-        pytest.fail("all of it was read")
-
-    monkeypatch.setattr(importer, "create", create)
     ids = list(benchmark.manifest.clip_ids)
+
+    def append(batch: Iterator[Any], rows: dict[str, int]) -> None:
+        if len(list(batch)) == len(rows) == len(ids):
+            pytest.fail("all of it was read")
+        raise AvbenchError("some of it was")
+
+    begun = SimpleNamespace(
+        entries=[], rows={}, cast=lambda *_: (), append=append, close=lambda: None
+    )
+    monkeypatch.setattr(importer.unfinished, "begin", lambda *_: begun)
+    monkeypatch.setattr(importer, "_TOGETHER", len(ids))
     audio, path = write_audio(tmp_path, ids), tmp_path / VISUAL_HDF5
     with h5py.File(path, "w") as file:
         for clip_id in ids:

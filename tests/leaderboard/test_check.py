@@ -187,7 +187,7 @@ def test_the_command_line(avbench, boards, candidate, tmp_path):
     assert {row["verified"] for row in rows} == {False}
     assert {row["rank"] for row in rows} == {None}
     text = avbench("leaderboard", "show", "toy-ci").stdout
-    assert text.splitlines()[2].startswith("1 ")
+    assert text.splitlines()[2].startswith("1= ")
     to_bundle(candidate(), tmp_path / "b.zip")
     row = json.loads(avbench("submit", "b.zip", "--json").stdout)
     assert (row["rank"], row["name"]) == (1, "mine")

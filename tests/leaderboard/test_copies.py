@@ -10,9 +10,10 @@ from avbench.evaluation.score import Score
 from avbench.evaluation.statistics import Outcomes
 from avbench.leaderboard import evidence
 from avbench.leaderboard.board import Board
-from avbench.leaderboard.check import check, errors_of, kept, layout_of
+from avbench.leaderboard.check import check, errors_of
 from avbench.leaderboard.copies import Errors, too_alike
-from avbench.leaderboard.ranking import places
+from avbench.leaderboard.evidence import kept, layout_of
+from avbench.leaderboard.render import ranked_board
 from avbench.leaderboard.submit import Candidate, add
 from avbench.types import AvbenchError
 
@@ -68,7 +69,7 @@ def test_who_says_so_is_listed_below_without_a_rank(boards, candidate):
     place = add(altered(original, 0.01, "any", repeats="mine"), boards)
     assert (place.rank, place.remark) == (None, "repeats mine")
     assert check([boards / "toy-ci.json"]).problems == ()
-    assert [p.shown for p in places(Board.read(boards / "toy-ci.json"))] == ["1", "-"]
+    assert [p.shown for p in ranked_board(Board.read(boards / "toy-ci.json"), boards)] == ["1", "-"]
     # A third is told of the original, and may say the same.
     with pytest.raises(AvbenchError, match='say repeats = "mine"'):
         add(altered(original, 0.01, "any", name="third"), boards)
@@ -90,9 +91,8 @@ def test_what_is_no_repetition_must_not_be_called_one(boards, candidate):
 def test_honest_entries_are_far_from_the_limit():
     """Of our own methods no two are alike, nor two seeds of any."""
     folder = resources.shipped("leaderboards")
-    layout = layout_of("toy-ci")
     errors = [
-        errors_of(entry, kept(entry, folder, layout))
+        errors_of(entry, kept(entry, folder))
         for entry in Board.read(folder / "toy-ci.json").entries
     ]
     single = [

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from avbench import resources
-from avbench.leaderboard.board import Board
-from avbench.leaderboard.entry import Reported
+from avbench.leaderboard.board import Board, evidence_path
+from avbench.leaderboard.entry import Reported, Verified
 from avbench.leaderboard.render import render
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -55,6 +55,15 @@ def opened(browser, tmp_path):
     assert said == []
 
 
+def put(boards, data, *entries):
+    """Put entries on a board that all predict the same."""
+    Board(benchmark="toy-ci", entries=entries).write(boards / "toy-ci.json")
+    (boards / "predictions" / "toy-ci").mkdir(parents=True)
+    for entry in entries:
+        if isinstance(entry, Verified):
+            evidence_path(boards, "toy-ci", entry.name).write_bytes(data)
+
+
 def names(page):
     return page.locator("#board tbody tr td:nth-child(3)").all_inner_texts()
 
@@ -69,7 +78,7 @@ def test_sort_filter_select_and_open_a_matrix(opened, shipped):
     assert page.locator("[role=tab][aria-selected=true]").inner_text() == "toy-ci"
     first = names(page)
     ranks = page.locator("#board tbody tr td:nth-child(2)").all_inner_texts()
-    assert ranks[0] == "1"
+    assert ranks[:2] == ["1=", "1="]
     assert ranks[first.index("oracle")] == "\N{EN DASH}"
     page.get_by_role("button", name="Forgetting").click()
     header = page.locator("th", has=page.get_by_role("button", name="Forgetting"))
@@ -153,7 +162,7 @@ def test_narrow_and_dark(opened, shipped):
 
 def test_markup_in_entries_stays_text(opened, boards, candidate):
     hostile = {"method": HOSTILE, "authors": (HOSTILE,), "pretraining": HOSTILE, "preset": HOSTILE}
-    entry = candidate(**hostile).entry
+    made = candidate(**hostile)
     reported = Reported(
         name="said",
         method=HOSTILE,
@@ -163,7 +172,7 @@ def test_markup_in_entries_stays_text(opened, boards, candidate):
         url="https://example.org/?a=(b)[c]&lt;",
         mean_accuracy=1,
     )
-    Board(benchmark="toy-ci", entries=(entry, reported)).write(boards / "toy-ci.json")
+    put(boards, made.data, made.entry, reported)
     page = opened(boards)
     cells = page.locator("#board tbody tr").first.locator("td").all_inner_texts()
     assert cells.count(HOSTILE) == 4
@@ -178,11 +187,12 @@ def test_markup_in_entries_stays_text(opened, boards, candidate):
 
 def test_exported_text_is_never_a_formula(opened, boards, candidate, tmp_path):
     formulas = ["=1+1", "+1", "-1", "@SUM(A1)", "|cmd", "%0A", 'a "quoted", text']
-    entries = tuple(
-        candidate(name=f"entry-{i}", rng=i, method=formula).entry
+    made = candidate()
+    entries = [
+        made.entry.model_copy(update={"name": f"entry-{i}", "method": formula})
         for i, formula in enumerate(formulas)
-    )
-    Board(benchmark="toy-ci", entries=entries).write(boards / "toy-ci.json")
+    ]
+    put(boards, made.data, *entries)
     page = opened(boards)
     with page.expect_download() as download:
         page.get_by_role("button", name="Download CSV").click()
@@ -197,9 +207,9 @@ def test_exported_text_is_never_a_formula(opened, boards, candidate, tmp_path):
 
 def test_a_thousand_entries_open_soon(opened, boards, candidate):
     """Under a second where nothing else runs; here with room for a busy machine."""
-    entry = candidate().entry
-    entries = tuple(entry.model_copy(update={"name": f"entry-{i:04d}"}) for i in range(1000))
-    Board(benchmark="toy-ci", entries=entries).write(boards / "toy-ci.json")
+    made = candidate()
+    entries = [made.entry.model_copy(update={"name": f"entry-{i:04d}"}) for i in range(1000)]
+    put(boards, made.data, *entries)
     begun = time.perf_counter()
     page = opened(boards)
     page.locator("#board tbody tr").nth(999).wait_for(state="attached")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from avbench.evaluation.metrics import mean_accuracy
+from avbench.evaluation.statistics import Estimate, Outcomes
+from avbench.leaderboard import evidence
 from avbench.leaderboard.board import Board
 from avbench.leaderboard.entry import Metric, Reported
 from avbench.leaderboard.ranking import places
@@ -11,13 +15,12 @@ from avbench.leaderboard.ranking import places
 
 @pytest.fixture
 def entry(candidate):
-    """An entry with a mean accuracy and the half width of its interval."""
+    """An entry with a mean accuracy and its deviation over seeds."""
     made = candidate().entry
 
-    def make(name, mean, half, **changes):
-        accuracy = Metric(
-            mean=mean, std=half, interval_95=(mean - half, mean + half), per_seed=(mean,) * 3
-        )
+    def make(name, mean, std, **changes):
+        per_seed = (mean - std, mean, mean + std)
+        accuracy = Metric(mean=mean, std=std, interval_95=(0, 100), per_seed=per_seed)
         metrics = made.metrics | {"mean_accuracy": accuracy}
         return made.model_copy(update={"name": name, "metrics": metrics} | changes)
 
@@ -26,11 +29,22 @@ def entry(candidate):
 
 def stand(*entries):
     board = Board(benchmark="toy-ci", entries=tuple(sorted(entries, key=lambda e: e.name)))
-    return [(place.entry.name, place.shown) for place in places(board)]
+    return [(place.entry.name, place.shown) for place in places(board, estimated)]
 
 
-def test_overlapping_intervals_are_ties_and_ranks_count_entries(entry):
-    assert stand(entry("a", 90, 1), entry("b", 88, 1), entry("c", 87, 0.9), entry("d", 80, 1)) == [
+def estimated(entry):
+    """What is known of an entry if no test clip is like another."""
+    clips = np.zeros(4)
+    return Estimate(
+        np.array(entry.metrics["mean_accuracy"].per_seed), clips, np.array([0, 0, 1, 1])
+    )
+
+
+def test_what_an_interval_cannot_tell_apart_ties_and_ranks_count_entries(entry):
+    """Three seeds of deviation 1 each are told apart from 2.27 on: 2.776 * sqrt(2 / 3)."""
+    assert stand(
+        entry("a", 90, 1), entry("b", 87.8, 1), entry("c", 87.7, 1), entry("d", 80, 1)
+    ) == [
         ("a", "1="),
         ("b", "1="),
         ("c", "3"),
@@ -38,9 +52,36 @@ def test_overlapping_intervals_are_ties_and_ranks_count_entries(entry):
     ]
 
 
+def test_deviations_may_differ(entry):
+    """Welch: the wide one counts with its own two degrees of freedom, 4.303 * 3 / sqrt(3)."""
+    assert stand(entry("a", 90, 0), entry("b", 82.6, 3)) == [("a", "1="), ("b", "1=")]
+    assert stand(entry("a", 90, 0), entry("b", 82.5, 3)) == [("a", "1"), ("b", "2")]
+
+
+def test_a_method_without_spread_over_seeds_still_depends_on_the_test_clips(candidate, toy):
+    """Three equal seeds, and the same but for three clips: no rank between them."""
+    layout = evidence.Layout(toy)
+    made = candidate(seeds=(0,))
+    one = evidence.parse(made.data, layout, "it").predicted
+    other = one.copy()
+    wrong = np.flatnonzero(one[0, -1] == layout.label)[:3]
+    other[0, -1, wrong] = (one[0, -1, wrong] + 1) % 12
+    estimates = [
+        Estimate.of(Outcomes(np.repeat(p, 3, axis=0) == layout.label, layout.task), mean_accuracy)
+        for p in (one, other)
+    ]
+    entries = [made.entry.model_copy(update={"name": n, "seeds": (0, 1, 2)}) for n in "ab"]
+    found = places(
+        Board.model_construct(benchmark="toy-ci", entries=tuple(entries)),
+        lambda entry: estimates["ab".index(entry.name)],
+    )
+    assert estimates[0].per_seed.mean() > estimates[1].per_seed.mean()
+    assert [place.shown for place in found] == ["1=", "1="]
+
+
 def test_a_wide_interval_does_not_climb_over_better_means(entry):
     """The rank never improves down the table."""
-    assert stand(entry("a", 90, 0.1), entry("b", 85, 0.1), entry("c", 80, 30)) == [
+    assert stand(entry("a", 90, 0.1), entry("b", 85, 0.1), entry("c", 80, 19)) == [
         ("a", "1"),
         ("b", "2="),
         ("c", "2="),
@@ -69,7 +110,7 @@ def test_other_features_rank_apart(entry):
 def test_others_are_listed_last_without_a_rank(entry, change, remark):
     entries = (entry("best", 99, 0.1, **change), entry("other", 50, 1))
     board = Board.model_construct(benchmark="toy-ci", entries=entries)
-    found = [(place.entry.name, place.rank, place.remark) for place in places(board)]
+    found = [(place.entry.name, place.rank, place.remark) for place in places(board, estimated)]
     assert found == [("other", 1, ""), ("best", None, remark)]
 
 

@@ -175,7 +175,7 @@ def published(files: Sequence[Path]) -> Iterator[dict[str, Found]]:
         if not path.exists():
             raise UsageError(f"no file or folder {path}")
     found: dict[str, Found] = {}
-    for path in (file for given in files for file in _loose(given)):
+    for path in (file for given in files for file in loose(given)):
         _add(found, Found(path.name, str(path), _opener(path), _opener(path)))
     parts = [path for path in files if path.is_file() and path.name not in NAMES]
     if not parts:
@@ -197,7 +197,8 @@ def published(files: Sequence[Path]) -> Iterator[dict[str, Found]]:
             yield found
 
 
-def _loose(path: Path) -> list[Path]:
+def loose(path: Path) -> list[Path]:
+    """Return the published files that a path is or holds."""
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.name in NAMES and file.is_file())
     return [path] if path.name in NAMES else []

@@ -5,14 +5,16 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import h5py
 import numpy.typing as npt
 
+from avbench.features import unfinished
 from avbench.features.released import PRESET
 from avbench.features.released.archive import (
     AUDIO,
@@ -20,11 +22,13 @@ from avbench.features.released.archive import (
     VISUAL,
     VISUAL_HDF5,
     Found,
+    loose,
     need_room,
     published,
 )
 from avbench.features.released.dictionary import Refused, read_items
-from avbench.features.store import FeatureStore, create, store_folder
+from avbench.features.rows import Floats
+from avbench.features.store import FeatureStore, hash_clips, store_folder
 from avbench.manifests.benchmark import Benchmark
 from avbench.resources import alone
 from avbench.types import AvbenchError, Report
@@ -39,6 +43,8 @@ _UNREADABLE = (
 )
 
 _AT_A_TIME = 32
+_TOGETHER = 8
+"""Clips between two lines of the journal: as many are read again after a kill."""
 
 Arrays = Iterator[tuple[str, npt.NDArray[Any]]]
 
@@ -61,6 +67,9 @@ class Imported:
 def import_released(benchmark: Benchmark, files: Sequence[Path], *, report: Report) -> Imported:
     """Import the features the authors published, reading the files as a stream.
 
+    A killed import that is run again writes only the clips that are not there yet, and ends with
+    the bytes of one that was left alone.
+
     Args:
         benchmark: Whose features; of one derived from another, those of the other.
         files: As `published` takes them.
@@ -79,11 +88,17 @@ def import_released(benchmark: Benchmark, files: Sequence[Path], *, report: Repo
     ):
         heard, seen = _source(found, (AUDIO,)), _source(found, (VISUAL, VISUAL_HDF5))
         with _opened(seen) as sight:
-            return _import(benchmark, folder, _Dictionary.of(heard, _SOUND), sight, report)
+            sound = _Dictionary.of(heard, _SOUND)
+            return _import(benchmark, folder, files, sound, sight, report)
 
 
 def _import(
-    benchmark: Benchmark, folder: Path, heard: _Dictionary, seen: _Table, report: Report
+    benchmark: Benchmark,
+    folder: Path,
+    files: Sequence[Path],
+    heard: _Dictionary,
+    seen: _Table,
+    report: Report,
 ) -> Imported:
     clip_ids = benchmark.manifest.clip_ids
     ours = set(clip_ids)
@@ -102,25 +117,57 @@ def _import(
             f"{seen.where}: no features of {benchmark.name}: its ids are such as {example}:"
             " name the benchmark they are of"
         )
-    need_room(folder.parent, 2 * _DIM * (1 + _FRAMES * _CELLS) * len(there), "store them")
-    with create(
-        folder,
-        preset={
-            "name": PRESET,
-            "version": 1,
-            "dim": _DIM,
-            "clip_seconds": float(benchmark.spec.clip_seconds),
-        },
-        fingerprint=benchmark.manifest.fingerprint,
-        clip_ids=there,
-        dim=_DIM,
-        frames=_FRAMES,
-        cells=_CELLS,
-    ) as writer:
+    preset = {
+        "name": PRESET,
+        "version": 1,
+        "dim": _DIM,
+        "clip_seconds": float(benchmark.spec.clip_seconds),
+    }
+    # What a killed import of the same files into the same rows left is gone on with.
+    states = _states(files)
+    time_ns = max(time_ns for _, _, time_ns in states)
+    same = preset | {"files": states, "clips_hash": hash_clips(there)}
+    shape = _DIM, _FRAMES * _CELLS
+    with ExitStack() as stack:
+        left = unfinished.find(folder, same, *shape, report)
+        for each in left:
+            stack.callback(each.close)
+        done = len(left[-1].entries) if left else 0
+        room = 2 * _DIM * (1 + _FRAMES * _CELLS) * (len(there) - done)
+        need_room(folder.parent, room, "store them")
+        if left:
+            target = left[-1]
+        else:
+            unfinished.clear(folder)
+            target = unfinished.begin(folder, same, *shape)
+            stack.callback(target.close)
         rows = {clip_id: row for row, clip_id in enumerate(there)}
-        for done, (clip_id, tokens) in enumerate(seen.items(rows), start=1):
-            writer.write(rows[clip_id], sound[clip_id], tokens)
+
+        def features() -> Iterator[tuple[str, int, tuple[Floats, Floats]]]:
+            try:
+                for clip_id, tokens in seen.items(rows.keys() - target.rows.keys()):
+                    yield clip_id, time_ns, target.cast(clip_id, sound[clip_id], tokens)
+            except AvbenchError:
+                unfinished.clear(folder)  # of these files nothing will come
+                raise
+
+        made = features()
+        report("features", done, len(there))
+        while done < len(there):
+            target.append(islice(made, _TOGETHER), rows)
+            if len(target.entries) == done:
+                raise AvbenchError(f"{seen.where}: it has changed: run the same command again")
+            done = len(target.entries)
             report("features", done, len(there))
+        target.finish(
+            folder,
+            preset=preset,
+            fingerprint=benchmark.manifest.fingerprint,
+            dim=_DIM,
+            frames=_FRAMES,
+            cells=_CELLS,
+        )
+        unfinished.clear(folder)
     missing = {
         "no audio features": [i for i in clip_ids if i not in sound and i in names],
         "no visual features": [i for i in clip_ids if i in sound and i not in names],
@@ -226,6 +273,12 @@ class _Hdf5:
         if dataset.chunks and any(c > s for c, s in zip(dataset.chunks, self.shape, strict=True)):
             raise Refused(f"{name} is in pieces of {dataset.chunks}")
         return dataset
+
+
+def _states(files: Sequence[Path]) -> list[tuple[str, int, int]]:
+    """Name, size and time of all files given, by which they are known again."""
+    every = [file for path in files for file in (loose(path) if path.is_dir() else [path])]
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in every]
 
 
 def _source(found: Mapping[str, Found], names: Sequence[str]) -> Found:
