@@ -112,7 +112,7 @@ def tiny(tmp_path: Path) -> Callable[..., Benchmark]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def with_features() -> Callable[..., store.FeatureStore]:
     """Give a benchmark learnable features: a class mean plus noise."""
 

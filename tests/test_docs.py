@@ -143,6 +143,7 @@ def test_the_readmes_tour(tmp_path, with_features, monkeypatch):
         "list",
         "prepare",
         "evaluate",
+        "reproduce",
         "score",
         "submit",
         "leaderboard",
@@ -151,6 +152,8 @@ def test_the_readmes_tour(tmp_path, with_features, monkeypatch):
     assert "clip_id" in run(commands["score"], tmp_path)
     command = commands["evaluate"].replace("0,1,2", "0")
     run(f"{command} --set epochs=1", tmp_path)
+    reproduce = commands["reproduce"].partition("#")[0]
+    assert "9 runs in runs/toy-ci" in run(f"{reproduce} --dry-run", tmp_path)
     assert "fill it in" in run(commands["submit"], tmp_path)
     assert (tmp_path / "entry.toml").is_file()
     assert "74.04" not in run(commands["leaderboard"], tmp_path)
@@ -221,6 +224,26 @@ def test_the_page_about_metrics(tmp_path, with_features, monkeypatch):
     printed = run(f"{sys.executable} metrics.py", tmp_path).splitlines()
     assert f"{100 * float(printed[0].split()[0]):.2f}" == mean
     assert len(printed) == 3
+
+
+def test_the_page_about_reports(tmp_path, with_features, monkeypatch):
+    monkeypatch.setenv("AVBENCH_HOME", str(tmp_path / "home"))
+    benchmark = Benchmark.load("toy-ci")
+    with_features(benchmark)
+    for method in ("avcil", "finetune"):
+        out = tmp_path / "runs" / "toy-ci" / method
+        evaluate(benchmark, method, seeds=[0], out=out, settings={"epochs": "1"})
+    side_by_side, suites = blocks("docs/reports.md", "console")
+    report, attention = side_by_side.splitlines()
+    assert "report/report.html" in run(report, tmp_path)
+    clip = re.search(r"--clip (\S+)", attention)[1]
+    clips = tmp_path / "home" / "toy-ci" / "clips"
+    film(clips / f"{clip}.mp4", hue=0.5, pitch=300, rng=np.random.default_rng(0))
+    run(attention, tmp_path)
+    assert (tmp_path / "attention.png").stat().st_size > 10_000
+    plan, make = (f"{c.partition('#')[0]} --seeds 0 --set epochs=1" for c in suites.splitlines())
+    assert "its finished seeds" in run(plan, tmp_path)
+    assert "figure: runs/toy-ci/figure6.png" in run(make, tmp_path)
 
 
 def test_the_page_about_leaderboards(tmp_path, with_features, monkeypatch):

@@ -57,3 +57,7 @@ def test_splits_boards_methods_and_recipes_are_inside(installed):
         "    assert method.recipes.is_file(), method.recipes\n"
     )
     run(installed, "-c", code)
+    numbers = (
+        "from avbench.evaluation.grid import paper; print(paper()['table3']['ave-ci']['none'])"
+    )
+    assert run(installed, "-c", numbers) == "62.15\n"

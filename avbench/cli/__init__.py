@@ -12,15 +12,23 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from avbench import __version__, registry
+from avbench.cli.arguments import (
+    device_option,
+    read_seeds,
+    read_settings,
+    seeds_option,
+    settings_option,
+)
 from avbench.cli.compare import compare
 from avbench.cli.features import features
 from avbench.cli.leaderboard import leaderboard, submit
 from avbench.cli.output import json_option, print_json, print_table, progress, workers_option
 from avbench.cli.prepare import prepare, status
 from avbench.cli.report import attention, report
+from avbench.cli.reproduce import reproduce
 from avbench.cli.score import score
 from avbench.cli.splits import splits
-from avbench.types import MODALITIES, AvbenchError, Modality, UsageError
+from avbench.types import MODALITIES, AvbenchError, Modality
 
 if TYPE_CHECKING:
     from avbench.evaluation.result import Result
@@ -73,7 +81,7 @@ def main() -> None:
 
 for command in (
     *(prepare, status, features, splits),
-    *(score, compare, report, attention, leaderboard, submit),
+    *(score, compare, report, attention, reproduce, leaderboard, submit),
 ):
     main.add_command(command)
 
@@ -127,11 +135,11 @@ def list_command(as_json: bool) -> None:
     help="A name, the path of a TOML, or a variant of either such as ave-ci:seed=3."
     f"  [default: {_DEFAULT_BENCHMARK}]",
 )
-@click.option("--seeds", default="0,1,2", show_default=True, help="Such as 0,1,2 or 0..4.")
+@seeds_option
 @click.option("--modality", type=click.Choice(MODALITIES), help="What the method may look at.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting.")
+@settings_option
 @click.option("--preset", help="Which features.  [default: the benchmark's]")
-@click.option("--device", default="cpu", show_default=True, help="Where to compute, such as cuda.")
+@device_option
 @click.option("--out", type=click.Path(path_type=Path), help="[default: runs/BENCHMARK/METHOD]")
 @click.option("--allow-missing", is_flag=True, help="Go on where clips have no features.")
 @click.option("--force", is_flag=True, help="Run these seeds again; replace a different run.")
@@ -181,7 +189,7 @@ def evaluate(
     # Before torch is imported: a wrong name should be told at once.
     chosen = Benchmark.load(benchmark)
     _known_method(method)
-    seed_list, given = _seeds(seeds), _settings(settings)
+    seed_list, given = read_seeds(seeds), read_settings(settings)
 
     from avbench.evaluation import evaluator
     from avbench.evaluation.result import run_name
@@ -224,7 +232,7 @@ def evaluate(
 @main.command("check-method")
 @click.argument("method")
 @click.option("--modality", type=click.Choice(MODALITIES), help="Only this one.  [default: all]")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting.")
+@settings_option
 @json_option
 def check_method_command(
     method: str, modality: Modality | None, settings: tuple[str, ...], as_json: bool
@@ -241,7 +249,7 @@ def check_method_command(
     from dataclasses import asdict
 
     _known_method(method)
-    given = _settings(settings)
+    given = read_settings(settings)
     from avbench.evaluation.protocol import check_method
 
     with progress() as report:
@@ -289,7 +297,7 @@ def new_method_command(name: str, out: Path) -> None:
     show_default=True,
     help="Where runs and plots go.",
 )
-@click.option("--seeds", default="0,1,2", show_default=True, help="Such as 0,1,2 or 0..4.")
+@seeds_option
 @workers_option
 @json_option
 def demo(out: Path, seeds: str, workers: int, as_json: bool) -> None:
@@ -302,7 +310,7 @@ def demo(out: Path, seeds: str, workers: int, as_json: bool) -> None:
       avbench demo
       avbench demo --seeds 0 --out /tmp/demo
     """
-    seed_list = _seeds(seeds)
+    seed_list = read_seeds(seeds)
     from avbench.evaluation.demo import run_demo
 
     with progress() as report:
@@ -322,30 +330,6 @@ def _known_method(method: str) -> None:
     names = list(registry.registered("methods"))
     if method not in names and ":" not in method:
         raise registry.unknown("method", method, names)
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        if ".." in text:
-            first, last = (int(part) for part in text.split(".."))
-            if last - first >= 1000:
-                raise UsageError(f"--seeds {text}: at most 1,000 seeds at a time")
-            seeds = list(range(first, last + 1))
-        else:
-            seeds = [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise UsageError(f"--seeds {text}: give numbers such as 0,1,2 or 0..4") from error
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise UsageError(f"--seeds {text}: give different numbers, none negative")
-    return seeds
-
-
-def _settings(given: Sequence[str]) -> dict[str, str]:
-    pairs = [text.partition("=") for text in given]
-    for key, equals, _ in pairs:
-        if not key or not equals:
-            raise UsageError(f"--set {key}: give KEY=VALUE, such as epochs=5")
-    return {key: value for key, _, value in pairs}
 
 
 def _print_results(results: Sequence[Result]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from avbench.cli.arguments import backend_option, scheduler_option
 from avbench.cli.output import json_option, print_json, print_table, progress, workers_option
 from avbench.types import SPLITS, Split, UsageError
 
@@ -83,14 +84,8 @@ class _Seconds(click.FloatRange):
 @click.option("--keep-originals", is_flag=True, help="Keep what was fetched, for another cut.")
 @click.option("--retry-refused", is_flag=True, help="Ask again for what is gone for good.")
 @workers_option
-@click.option(
-    "--backend",
-    type=click.Choice(("threading", "loky", "dask")),
-    default="threading",
-    show_default=True,
-    help="Threads, processes, or a Dask cluster.",
-)
-@click.option("--scheduler", metavar="tcp://HOST:PORT", help="Of a Dask cluster that is there.")
+@backend_option
+@scheduler_option
 @click.option("--cookies", type=click.Path(path_type=Path), help="File of cookies for downloads.")
 @click.option("--cookies-from-browser", "browser", help="Such as firefox or chrome.")
 @click.option("--proxy", metavar="URL", help="Proxy for downloads.")

@@ -83,9 +83,7 @@ def evaluate(
     """
     if tensorboard and not find_spec("tensorboard"):
         raise UsageError("TensorBoard is not installed: pip install 'avbench[tensorboard]'")
-    seeds = [int(seed) for seed in seeds]
-    if not seeds or len(set(seeds)) != len(seeds) or not all(0 <= s < 2**31 for s in seeds):
-        raise UsageError("give different seeds, at least one, between 0 and 2147483647")
+    seeds = checked_seeds(seeds)
     method_class: type[Method] = registry.load("methods", method)
     name = registry.short_name(method)
     check_method_class(method_class, name)
@@ -95,8 +93,8 @@ def evaluate(
     resolved = resolve_settings(method_class, name, benchmark.base.name, modality, settings or {})
     torch_device = _device(device)
     preset = preset or benchmark.spec.preset
-    store = _open_store(benchmark, preset)
-    coverage = _coverage(benchmark, store, allow_missing)
+    store = open_store(benchmark, preset)
+    coverage = coverage_of(benchmark, store, allow_missing)
     variant = benchmark.spec.variant
     config: Config = {
         "benchmark": benchmark.name,
@@ -107,7 +105,7 @@ def evaluate(
         "access": method_class.access,
         "modality": modality,
         "settings": asdict(resolved),
-        "memory": _memory(benchmark, name, method_class, resolved),
+        "memory": memory_of(benchmark, name, method_class, resolved),
         "preset": store.preset_name,
         "preset_hash": store.preset_hash,
         "features_hash": store.features_hash,
@@ -167,6 +165,18 @@ def evaluate(
     return result
 
 
+def checked_seeds(seeds: Sequence[int]) -> list[int]:
+    """Return seeds as a list.
+
+    Raises:
+        UsageError: If there is none, one is there twice, or one is out of range.
+    """
+    found = [int(seed) for seed in seeds]
+    if not found or len(set(found)) != len(found) or not all(0 <= s < 2**31 for s in found):
+        raise UsageError("give different seeds, at least one, between 0 and 2147483647")
+    return found
+
+
 def _source_hash(method_class: type[Method]) -> str:
     """Return the SHA-256 of the files that define a method: an edited one is another method."""
     classes = [c for c in inspect.getmro(method_class) if c.__module__ not in ("builtins", "abc")]
@@ -208,8 +218,12 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _coverage(benchmark: Benchmark, store: FeatureStore, allow_missing: bool) -> Coverage:
-    """Return the share of clips with features per split; refuse gaps nobody asked for."""
+def coverage_of(benchmark: Benchmark, store: FeatureStore, allow_missing: bool) -> Coverage:
+    """Return the share of clips with features per split; refuse gaps nobody asked for.
+
+    Raises:
+        AvbenchError: If features are missing, or of other clips or another manifest.
+    """
     manifest = benchmark.manifest
     remedy = f"run avbench prepare {benchmark.argument}"
     if store.preset.get("clip_seconds") != float(benchmark.spec.clip_seconds):
@@ -232,8 +246,12 @@ def _coverage(benchmark: Benchmark, store: FeatureStore, allow_missing: bool) ->
     return coverage
 
 
-def _memory(benchmark: Benchmark, name: str, method_class: type[Method], settings: Any) -> int:
-    """Return the capacity of the exemplar memory; refuse one without a place for every class."""
+def memory_of(benchmark: Benchmark, name: str, method_class: type[Method], settings: Any) -> int:
+    """Return the capacity of the exemplar memory.
+
+    Raises:
+        AvbenchError: If it has no place for every class.
+    """
     if not method_class.uses_memory:
         return 0
     chosen = getattr(settings, "memory", None)
@@ -247,8 +265,13 @@ def _memory(benchmark: Benchmark, name: str, method_class: type[Method], setting
     return capacity
 
 
-def _open_store(benchmark: Benchmark, preset: str) -> FeatureStore:
-    """Open the features of a preset; refuse those that are not what their place says."""
+def open_store(benchmark: Benchmark, preset: str) -> FeatureStore:
+    """Open the features of a preset.
+
+    Raises:
+        UsageError: If there is no such preset.
+        AvbenchError: If there are no features, or not those that their place says.
+    """
     known = list(registry.registered("encoders"))
     if preset not in known and not store_folder(benchmark, preset).is_dir():
         raise registry.unknown("preset", preset, known)

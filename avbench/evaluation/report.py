@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 import pyarrow as pa
 
 from avbench.evaluation import plots, predictions
 from avbench.evaluation.compare import differences, read_outcomes, read_run, terms
 from avbench.evaluation.metrics import METRICS, Floats, Integers, confusion_matrix, mean_accuracy
+from avbench.evaluation.page import one_line, write_page
 from avbench.evaluation.result import Result
 from avbench.evaluation.statistics import Outcomes, Summary
 from avbench.resources import replacing
@@ -190,8 +190,9 @@ def report(runs: Sequence[Path], out: Path) -> list[Group]:
         )
     context = {"groups": pages, "columns": _COLUMNS, "differ": _differ(groups)}
     for name in ("report.md", "report.html"):
-        _write(out / name, _template(name).render(context))
-    _write(out / "table.tex", "".join(map(latex, groups)))
+        write_page(out / name, name, context)
+    with replacing(out / "table.tex") as temporary:
+        temporary.write_text("".join(map(latex, groups)), encoding="utf-8")
     return groups
 
 
@@ -350,25 +351,6 @@ def _draw(group: Group, out: Path, prefix: str) -> list[dict[str, str]]:
     return figures
 
 
-def _template(name: str) -> jinja2.Template:
-    html = name.endswith(".html")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("avbench.evaluation"),
-        autoescape=html,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["md"] = _markdown
-    return environment.get_template(f"{name}.jinja")
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 def _spread(summary: Summary, plus_minus: str) -> str:
     deviation = "" if math.isnan(summary.std) else f" {plus_minus} {100 * summary.std:.2f}"
     return f"{100 * summary.mean:.2f}{deviation}"
@@ -376,14 +358,6 @@ def _spread(summary: Summary, plus_minus: str) -> str:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
-
-
-def _one_line(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
-def _markdown(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>|~$&#!])", r"\\\1", _one_line(text))
 
 
 _TEX = {
@@ -395,4 +369,4 @@ _TEX = {
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(c, c) for c in _one_line(text))
+    return "".join(_TEX.get(c, c) for c in one_line(text))

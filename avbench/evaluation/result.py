@@ -267,9 +267,14 @@ class Result(_Record):
 
     @property
     def label(self) -> str:
-        """The name with what a reader must know of it: joint access, and gaps in the data."""
+        """The name with its marks."""
+        return self.name + self.marks
+
+    @property
+    def marks(self) -> str:
+        """What a reader must know beside the name: joint access, and gaps in the data."""
         marks = ["joint access"] * (self.config["access"] == "joint") + ["partial"] * self.partial
-        return f"{self.name} ({', '.join(marks)})" if marks else self.name
+        return f" ({', '.join(marks)})" if marks else ""
 
     def metric(self, name: str) -> Summary:
         """Summarise one of `METRICS` over seeds, as a fraction."""

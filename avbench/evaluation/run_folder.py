@@ -60,7 +60,7 @@ def claim(out: Path, config: Config, seeds: Sequence[int], *, force: bool) -> No
         if differ and not force:
             raise AvbenchError(
                 f"{out} holds a run that differs in {', '.join(differ)}:"
-                " choose another --out, or pass --force to replace it"
+                " choose another --out, or replace it by avbench evaluate --force"
             )
         for old in held:
             if differ or (force and old.name.startswith("unfinished")):

@@ -9,7 +9,6 @@ from typing import Self
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 
@@ -104,6 +103,8 @@ class LocalSimilarityClassifier(Classifier):
             n_init: How often k-means starts anew, the best counts.
             seed: Of its random starts; None draws on NumPy's global generator.
         """
+        from sklearn.cluster import KMeans  # slow to import
+
         length = self.old.norm(dim=1).mean()
         for index, proxies in enumerate(torch.split(self.new, self.PROXIES)):
             own = features[labels == index].cpu().numpy()

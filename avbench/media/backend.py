@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar, get_args
@@ -46,11 +49,17 @@ def pool(backend: Backend, *, workers: int, scheduler: str | None = None) -> Ite
         import distributed
     except ImportError as error:
         raise UsageError("--backend dask needs Dask: pip install distributed") from error
-    local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": ":0"}
+    local = {
+        "n_workers": workers,
+        "threads_per_worker": 1,
+        "dashboard_address": ":0",
+        "silence_logs": logging.ERROR,
+    }
     options: dict[str, Any] = {"address": scheduler, "timeout": _CONNECT_S} if scheduler else local
     try:
         connect: Any = distributed.Client
-        client = connect(**options)
+        with _children_deaf_to_ctrl_c():
+            client = connect(**options)
     except (OSError, ValueError) as error:
         raise AvbenchError(f"no Dask scheduler at {scheduler}: check the address") from error
     try:
@@ -61,6 +70,19 @@ def pool(backend: Backend, *, workers: int, scheduler: str | None = None) -> Ite
         raise AvbenchError(f"the Dask cluster has no workers: {remedy}") from error
     with client, parallel_config(backend="dask", n_jobs=-1):
         yield
+
+
+@contextmanager
+def _children_deaf_to_ctrl_c() -> Iterator[None]:
+    """Leave Ctrl-C to this process, which ends its children: they would each print a traceback."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say how signals are taken
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def each(

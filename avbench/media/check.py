@@ -39,11 +39,14 @@ def check_clips(
         Ledger(benchmark.home / "ledger.sqlite") as ledger,
         pool("threading", workers=workers),
     ):
-        rows, requests = ledger.all(), requests_of(benchmark)
+        rows = ledger.all()
+        known = ((rows[clip.clip_id], clip) for clip in benchmark.manifest if clip.clip_id in rows)
         there = [
             row
-            for i, row in rows.items()
-            if i in wanted and row.status == "ok" and row.request == requests[i]
+            for row, clip in known
+            if row.clip_id in wanted
+            and row.status == "ok"
+            and row.request in requests_of(clip, benchmark.spec)
         ]
         if there and not places.clips.files():
             raise AvbenchError(

@@ -22,6 +22,7 @@ from avbench.media.sources.base import (
     Network,
     Source,
     SourceFile,
+    goes_by_label,
     is_remote,
     open_source,
 )
@@ -124,13 +125,19 @@ class Maker:
                 piece.file.path.unlink(missing_ok=True)
         return outcomes
 
+    def asked(self, clip: Clip) -> str:
+        """Return what the source is asked for as a clip."""
+        source = self.source
+        asked = source.asked(clip) if isinstance(source, Originals) else None
+        return asked or request(clip, self.spec, by_label=goes_by_label(source))
+
     def failed(self, clip: Clip, failure: Failure, reason: str, detail: str = "") -> Outcome:
         """Return the outcome of a clip that could not be made."""
         return Outcome(
             clip.clip_id,
             "failed",
             self.source_text,
-            request(clip, self.spec),
+            self.asked(clip),
             failure=failure,
             reason=reason,
             detail=detail,
@@ -181,7 +188,7 @@ class Maker:
         originals = replace(self, source_text=KEPT).source
         assert isinstance(originals, Originals)
         movable = found.path.is_relative_to(folder) or found.path.parent == self.scratch
-        there = originals.keep(clip, found, movable=movable)
+        there = originals.keep(clip, found, self.asked(clip), movable=movable)
         if there:
             kept[video_key(clip)] = there
 
@@ -195,7 +202,7 @@ class Maker:
             clip_id=clip.clip_id,
             status="ok",
             source=self.source_text,
-            request=request(clip, self.spec),
+            request=self.asked(clip),
             reason=SHORT if is_short else STILL if info.still else "",
             detail=f"{info.video_s:.2f} s" if is_short else "",
             bytes=size,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from avbench.manifests.manifest import Clip
 from avbench.manifests.spec import BenchmarkSpec
-from avbench.media.places import Places, request, video_key
+from avbench.media.places import Places, requests_of, video_key
 from avbench.media.sources.base import ClipUnavailable, SourceFile
 
 KEPT = "kept"
@@ -42,20 +42,32 @@ class Originals:
     def has(self, clip: Clip) -> bool:
         """Whether there is the original of a clip."""
         whole = video_key(clip) in self._whole_names and clip.start_s is not None
-        return whole or self._key(clip) in self._cut_names
+        return whole or self.asked(clip) is not None
+
+    def asked(self, clip: Clip) -> str | None:
+        """Return what was asked for when the original of just this clip was got, if it was."""
+        found = (r for r in requests_of(clip, self._spec) if _key(clip, r) in self._cut_names)
+        return next(found, None)
 
     def fetch(self, clip: Clip, scratch: Path) -> SourceFile:
         """Find the original of a clip."""
-        if self._key(clip) in self._cut_names:
-            name, start_s = self._cut_names[self._key(clip)]
+        asked = self.asked(clip)
+        if asked:
+            name, start_s = self._cut_names[_key(clip, asked)]
             return SourceFile(self._cut.fetch(name, scratch), start_s)
         if not self.has(clip):
             raise ClipUnavailable(NOT_ACQUIRED, permanent=False)
         name = self._whole_names[video_key(clip)]
         return SourceFile(self._whole.fetch(name, scratch), clip.start_s)
 
-    def keep(self, clip: Clip, file: SourceFile, *, movable: bool) -> Path | None:
+    def keep(self, clip: Clip, file: SourceFile, asked: str, *, movable: bool) -> Path | None:
         """Give a file a place here, or link to one that is somebody else's.
+
+        Args:
+            clip: The clip it was got for.
+            file: The file.
+            asked: What was asked for.
+            movable: Whether it is ours.
 
         Returns:
             Where a whole video is now on this machine; nothing of another file.
@@ -68,9 +80,9 @@ class Originals:
             self._whole_names[video_key(clip)] = name
         else:
             start = "cut" if file.start_s is None else repr(file.start_s)
-            folder, name = self._cut, f"{self._key(clip)}@{start}{suffix}"
-            old, _ = self._cut_names.get(self._key(clip), (None, None))
-            self._cut_names[self._key(clip)] = name, file.start_s
+            folder, name = self._cut, f"{_key(clip, asked)}@{start}{suffix}"
+            old, _ = self._cut_names.get(_key(clip, asked), (None, None))
+            self._cut_names[_key(clip, asked)] = name, file.start_s
         if old and old != name:
             folder.remove(old)
         if movable:
@@ -81,6 +93,6 @@ class Originals:
             return None
         return folder.local / name if folder.local else path
 
-    def _key(self, clip: Clip) -> str:
-        asked = hashlib.sha256(request(clip, self._spec).encode()).hexdigest()[:16]
-        return f"{clip.clip_id}@{asked}"
+
+def _key(clip: Clip, asked: str) -> str:
+    return f"{clip.clip_id}@{hashlib.sha256(asked.encode()).hexdigest()[:16]}"

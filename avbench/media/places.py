@@ -67,14 +67,22 @@ def file_name(clip_id: str) -> str:
     return f"{clip_id}.mp4"
 
 
-def request(clip: Clip, spec: BenchmarkSpec) -> str:
-    """Say what is asked for: a clip of another time or length is another clip."""
-    return f"{clip.youtube_id} {clip.start_s} {clip.end_s} {float(spec.clip_seconds)}"
+def request(clip: Clip, spec: BenchmarkSpec, *, by_label: bool = False) -> str:
+    """Say what is asked for: a clip of another time or length is another clip.
+
+    Args:
+        clip: The clip.
+        spec: Its benchmark.
+        by_label: Whether it is asked of a source that goes by labels: then one of another label is
+            another clip as well.
+    """
+    asked = f"{clip.youtube_id} {clip.start_s} {clip.end_s} {float(spec.clip_seconds)}"
+    return f"{asked} {clip.label}" if by_label else asked
 
 
-def requests_of(benchmark: Benchmark) -> dict[str, str]:
-    """Return what is asked for as each clip of a benchmark: a row that says else is outdated."""
-    return {clip.clip_id: request(clip, benchmark.spec) for clip in benchmark.manifest}
+def requests_of(clip: Clip, spec: BenchmarkSpec) -> tuple[str, str]:
+    """Return all that may be asked for as a clip: what was made for anything else is outdated."""
+    return request(clip, spec), request(clip, spec, by_label=True)
 
 
 def video_key(clip: Clip) -> str:

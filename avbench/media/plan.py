@@ -10,8 +10,8 @@ from avbench.manifests.benchmark import Benchmark
 from avbench.manifests.manifest import Clip
 from avbench.media.ledger import Ledger
 from avbench.media.originals import KEPT, Originals
-from avbench.media.places import file_name, places_of, request
-from avbench.media.sources.base import Network, open_source
+from avbench.media.places import file_name, places_of, request, requests_of
+from avbench.media.sources.base import Network, goes_by_label, open_source
 from avbench.types import AvbenchError, Split, UsageError
 
 _BYTES_PER_S, _WORK_PER_S = 150_000, 0.25
@@ -89,7 +89,7 @@ class Work:
             status, asked, size = known.get(clip.clip_id, ("", "", 0))
             found = there.get(file_name(clip.clip_id))
             is_there = status == "ok" and found is not None and found.size == size
-            if asked and asked != request(clip, self.spec):
+            if asked and asked not in requests_of(clip, self.spec):
                 self.outdated.append(clip.clip_id)
                 is_there = False
             if kept.has(clip) if kept else is_there:
@@ -142,18 +142,20 @@ def plan_clips(benchmark: Benchmark, *, sources: Sequence[str] = (), choice: Cho
     wanted = choice.of(benchmark)
     benchmark = benchmark.base
     chain = chain_of(benchmark, sources)
-    for text in chain:
-        open_source(text, benchmark.spec, Network())
+    opened = {text: open_source(text, benchmark.spec, Network()) for text in chain}
     places = places_of(benchmark)
     kept = Originals(places, benchmark.spec)
+
+    def ask(clip: Clip, text: str) -> str:
+        return request(clip, benchmark.spec, by_label=goes_by_label(opened[text]))
+
     with Ledger.reading(benchmark.home / "ledger.sqlite") as ledger:
         work = Work(benchmark, wanted, ledger)
         first = dict.fromkeys([KEPT, *chain], 0)
         refused = 0
         gone = {text: ledger.refused(text) for text in chain}
         for clip in work.clips(list(work.todo.values())):
-            key = clip.clip_id, request(clip, benchmark.spec)
-            asked = next((text for text in chain if key not in gone[text]), None)
+            asked = next((t for t in opened if (clip.clip_id, ask(clip, t)) not in gone[t]), None)
             asked = KEPT if kept.has(clip) else asked
             if asked is None:
                 refused += 1

@@ -24,7 +24,6 @@ from avbench.media.places import (
     Places,
     file_name,
     places_of,
-    request,
     sha256,
 )
 from avbench.media.plan import ALL, Choice, Work, chain_of
@@ -174,7 +173,7 @@ class _Desk:
             last: Whether no other source is asked afterwards.
         """
         source = maker.source
-        asked = self._asked(source, maker.source_text)
+        asked = self._asked(source, maker)
         self._settled = len(self._work.todo) - len(asked)
         self._tell(last)
         if not asked:
@@ -198,12 +197,12 @@ class _Desk:
                     self._take(self._not_streamed(clip, source, maker), maker)
             self._tell(last)
 
-    def _asked(self, source: Source, source_text: str) -> list[int]:
+    def _asked(self, source: Source, maker: Maker) -> list[int]:
         """Return the rows of the clips to ask a source for, and note which it refused before."""
-        refused = self._ledger.refused(source_text)
+        refused = self._ledger.refused(maker.source_text)
         asked = []
         for clip in self._work.clips(list(self._work.todo.values())):
-            reason = refused.get((clip.clip_id, request(clip, self._work.spec)))
+            reason = refused.get((clip.clip_id, maker.asked(clip)))
             if reason is not None:
                 self._failed[clip.clip_id] = reason
             elif not isinstance(source, Originals) or source.has(clip):

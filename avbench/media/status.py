@@ -114,8 +114,9 @@ def _rows(benchmark: Benchmark) -> tuple[pd.DataFrame, Run | None]:
     with Ledger.reading(path) as ledger:
         rows = pd.DataFrame(ledger.export(benchmark.manifest.clip_ids))
         run = ledger.last_run()
-    current = rows["clip_id"].map(requests_of(benchmark))
-    outdated = rows["request"].notna() & (rows["request"] != current)
+    current = {clip.clip_id: requests_of(clip, benchmark.spec) for clip in benchmark.manifest}
+    asked = zip(rows["clip_id"], rows["request"], strict=True)
+    outdated = [pd.notna(request) and request not in current[clip_id] for clip_id, request in asked]
     rows.loc[outdated, [c for c in rows if c not in ("clip_id", "status")]] = None
     rows.loc[outdated, "status"] = "waiting"
     return rows.astype({"attempts": "Int64", "bytes": "Int64", "seconds": "float64"}), run

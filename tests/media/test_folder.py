@@ -94,6 +94,27 @@ def test_links_do_not_lead_out(tmp_path: Path, few: Few) -> None:
     assert find(few, inside, clip("def", None, None)).path == inside / "def.mp4"
 
 
+def test_linked_folders_are_left_out_and_named(tmp_path: Path, few: Few) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    for folder, name in ((inside / "part", "real"), (outside, "abc")):
+        folder.mkdir(parents=True)
+        (folder / f"{name}.mp4").touch()
+    (inside / "more").symlink_to(outside)
+    (inside / "part" / "loop").symlink_to(inside)
+    (inside / "gone").symlink_to(tmp_path / "nothing")
+    # Found once, although a link leads there again and again.
+    assert find(few, inside, clip("real", None, None)).path == inside / "part" / "real.mp4"
+    with pytest.raises(ClipUnavailable, match="not in the folder") as caught:
+        find(few, inside, clip("abc", None, None))
+    assert not caught.value.permanent
+    assert caught.value.detail == (
+        f"links are not followed, such as {inside / 'more'}: add its target as another"
+        " --source folder:DIR"
+    )
+    # A link that the user names is followed.
+    assert find(few, inside / "more", clip("abc", None, None)).path == outside / "abc.mp4"
+
+
 def test_an_argument_that_is_no_folder(tmp_path: Path, few: Few) -> None:
     spec = few(["a"]).spec
     for argument in (None, "", str(tmp_path / "none")):

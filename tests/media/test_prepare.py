@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,9 +20,12 @@ from avbench import resources
 from avbench.manifests.benchmark import Benchmark
 from avbench.manifests.manifest import Clip
 from avbench.media import make
+from avbench.media.check import check_clips
 from avbench.media.ledger import SHORT, Ledger, Outcome
+from avbench.media.plan import plan_clips
 from avbench.media.prepare import prepare_clips
 from avbench.media.sources.base import ClipUnavailable, SourceFile
+from avbench.media.status import status_of
 from avbench.types import AvbenchError, silent
 
 Few = Callable[..., Benchmark]
@@ -90,6 +94,53 @@ def test_a_clip_of_another_time_is_another_clip(tmp_path: Path, few: Few, video:
     digests.add(digest(Benchmark.load(str(tmp_path / "benchmark" / "few.toml"))))
     assert len(digests) == 3
     assert names(resources.home() / "few" / "replaced") == {"a.mp4"}
+
+
+def relabelled(benchmark: Benchmark, old: str, new: str) -> Benchmark:
+    table = benchmark.spec.path.with_name("few.csv")
+    table.write_text(table.read_text().replace(old, new))
+    return Benchmark.load(str(benchmark.spec.path))
+
+
+@pytest.mark.parametrize("stage", [None, "acquire"])
+def test_another_label_is_another_clip_where_it_is_rendered(few: Few, stage: Any) -> None:
+    benchmark = few(["a", "b", "c", "d"], sources=("render",))
+    if stage:
+        prepare_clips(benchmark, workers=1, report=silent, stage=stage)
+    prepare_clips(benchmark, workers=1, report=silent)
+    before = {p.name: p.read_bytes() for p in (benchmark.home / "clips").iterdir()}
+    benchmark = relabelled(benchmark, "ring bell", "ring thud")
+    assert status_of(benchmark).waiting == 2
+    assert plan_clips(benchmark).todo == {"render": 2}
+    assert check_clips(benchmark, workers=1, report=silent) == (["a", "c"], [])
+    done = prepare_clips(benchmark, workers=1, report=silent)
+    assert (done.ok, done.already, done.failed) == (2, 2, {})
+    after = {p.name: p.read_bytes() for p in (benchmark.home / "clips").iterdir()}
+    assert {name for name in before if before[name] != after[name]} == {"b.mp4", "d.mp4"}
+    assert prepare_clips(benchmark, workers=1, report=silent).already == 4
+
+
+def test_another_label_is_the_same_clip_where_it_is_found(
+    tmp_path: Path, few: Few, video: Video
+) -> None:
+    for name in "ab":
+        video(tmp_path / "videos" / f"{name}.mp4", seconds=1)
+    options: dict[str, Any] = {"workers": 1, "report": silent, "keep_originals": True}
+    benchmark, source = few(["a", "b"]), f"folder:{tmp_path / 'videos'}"
+    prepare_clips(benchmark, sources=[source], **options)
+    benchmark = relabelled(benchmark, "ring bell", "ring thud")
+    assert prepare_clips(benchmark, sources=[source], **options).already == 2
+
+
+def test_a_label_that_was_refused_is_asked_for_again_when_it_is_another(few: Few) -> None:
+    benchmark = relabelled(few(["a", "b"], sources=("render",)), "ring bell", "no such")
+    for _ in range(2):
+        done = prepare_clips(benchmark, workers=1, report=silent)
+        assert done.failed == {"cannot be rendered": ["b"]}
+        assert plan_clips(benchmark).refused == 1
+    benchmark = relabelled(benchmark, "no such", "ring bell")
+    assert plan_clips(benchmark).refused == 0
+    assert prepare_clips(benchmark, workers=1, report=silent).failed == {}
 
 
 def test_a_clip_that_left_the_table_is_not_deleted(few: Few) -> None:

@@ -9,7 +9,13 @@ import pytest
 
 from avbench.manifests.benchmark import Benchmark
 from avbench.manifests.manifest import Clip
-from avbench.media.sources.base import ClipUnavailable, Network, SourceFile, open_source
+from avbench.media.sources.base import (
+    ClipUnavailable,
+    Network,
+    SourceFile,
+    goes_by_label,
+    open_source,
+)
 from avbench.media.sources.url import UrlSource
 from avbench.types import UsageError
 from tests.media.server import MediaServer
@@ -50,6 +56,12 @@ def content(video: Video, tmp_path: Path) -> Callable[[float], bytes]:
 def test_it_is_registered(few: Few) -> None:
     source = open_source("url:http://x.org/{clip_id}:80", few(["a"]).spec, NETWORK)
     assert isinstance(source, UrlSource)
+
+
+def test_only_a_template_with_a_label_goes_by_it(few: Few) -> None:
+    for template, expected in (("{label}/{clip_id}", True), ("{clip_id}", False)):
+        source = open_source(f"url:http://x.org/{template}", few(["a"]).spec, NETWORK)
+        assert goes_by_label(source) == expected
 
 
 @pytest.mark.parametrize(

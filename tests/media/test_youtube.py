@@ -9,10 +9,12 @@ import pytest
 
 from avbench.manifests.benchmark import Benchmark
 from avbench.manifests.manifest import Clip
+from avbench.media.ledger import Ledger
+from avbench.media.prepare import prepare_clips
 from avbench.media.sources import youtube
 from avbench.media.sources.base import ClipUnavailable, Network, open_source
 from avbench.media.sources.youtube import YoutubeSource
-from avbench.types import UsageError
+from avbench.types import UsageError, silent
 from tests.media.server import MediaServer, status
 
 Few = Callable[..., Benchmark]
@@ -90,6 +92,32 @@ def test_a_video_that_is_gone(source: YoutubeSource, server: MediaServer, tmp_pa
     with pytest.raises(ClipUnavailable) as caught:
         source.fetch(clip(ID), tmp_path)
     assert (caught.value.reason, caught.value.permanent) == ("not found", True)
+
+
+@pytest.mark.parametrize(("code", "asked"), [(410, 1), (403, 2)])
+def test_two_clips_of_a_video_that_fails_ask_once(
+    tmp_path: Path,
+    server: MediaServer,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    asked: int,
+) -> None:
+    monkeypatch.setattr(YoutubeSource, "address", server.url("/watch/{}"))
+    server.put(f"/watch/{ID}", b"", then=status(code))
+    (tmp_path / "two.csv").write_text(
+        f"clip_id,youtube_id,start_s,label,split\na,{ID},0,x,train\nb,{ID},1,y,train\n"
+    )
+    (tmp_path / "two.toml").write_text(
+        'name = "two"\nclasses = 2\nclasses_per_step = 1\nclip_seconds = 1.0\n'
+        'sources = ["youtube"]\nannotations = "two.csv"\n'
+    )
+    benchmark = Benchmark.load(str(tmp_path / "two.toml"))
+    done = prepare_clips(benchmark, workers=2, report=silent, network=NETWORK)
+    assert [sorted(clips) for clips in done.failed.values()] == [["a", "b"]]
+    assert server.requests[f"/watch/{ID}"] == asked, "no more than one clip alone would"
+    with Ledger(benchmark.home / "ledger.sqlite") as ledger:
+        a, b = ledger.all().values()
+    assert (a.failure, a.reason, a.detail) == (b.failure, b.reason, b.detail)
 
 
 def test_it_takes_no_argument(few: Few) -> None:

@@ -72,7 +72,7 @@ class Source(Protocol):
     """What is registered under the entry-point group `avbench.sources`.
 
     A source is opened once in every process that works. One that downloads has an attribute
-    `remote` that is true.
+    `remote` that is true; one whose videos depend on the clip's label, `by_label`.
 
     Args:
         spec: The benchmark.
@@ -119,6 +119,11 @@ class StreamingSource(Source, Protocol):
             AvbenchError: If a part of it is damaged, after all that could be read.
         """
         ...
+
+
+def goes_by_label(source: Source) -> bool:
+    """Whether another label means another video."""
+    return bool(getattr(source, "by_label", False))
 
 
 def is_remote(source: Source) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import IncompleteRead
 from pathlib import Path
+from threading import local
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -64,9 +65,10 @@ class Downloader:
         self._network = network
         self._cookies = _read_cookies(network)
         self._ffmpeg = ffmpeg.binary()
+        self._last = local()
 
     def download(self, url: str, scratch: Path) -> Path:
-        """Download the one video at an address, unless `scratch` already holds it.
+        """Download the one video at an address, unless that was done or has failed in `scratch`.
 
         Args:
             url: The address.
@@ -83,11 +85,19 @@ class Downloader:
         name = hashlib.sha256(url.encode()).hexdigest()[:16]
         for finished in scratch.glob(f"{name}.*"):
             return finished
+        last: dict[Path, ClipUnavailable] = getattr(self._last, "failure", {})
+        if error := last.get(scratch / name):
+            raise ClipUnavailable(error.reason, permanent=error.permanent, detail=error.detail)
         with (
             _slot(self._network.downloads, pause_s=self._network.sleep_s),
             tempfile.TemporaryDirectory(dir=scratch, prefix="partial-") as work,
         ):
-            file = self._persist(url, Path(work))
+            try:
+                file = self._persist(url, Path(work))
+            except ClipUnavailable as error:
+                # The other clips of the video come next, and need not ask again.
+                self._last.failure = {scratch / name: error}
+                raise
             return file.replace(scratch / f"{name}{file.suffix}")
 
     def _persist(self, url: str, work: Path) -> Path:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 from avbench.manifests.manifest import Clip
 from avbench.manifests.spec import BenchmarkSpec
-from avbench.media.sources.base import Network, SourceFile
+from avbench.media.sources.base import ClipUnavailable, Network, SourceFile
 from avbench.media.sources.names import Names, source_file, video_suffix
 from avbench.types import UsageError
 
 
 class FolderSource:
     """Videos anywhere below a folder, found by their names as `Names` has it.
+
+    Links to folders are not followed, nor links to files that lie elsewhere.
 
     Args:
         spec: The benchmark.
@@ -41,7 +43,8 @@ class FolderSource:
         self._clip_s = spec.clip_seconds
         self._names: Names[Path] = Names("folder")
         root = root.resolve()
-        for path in _videos(root):
+        videos, self._left_out = _videos(root)
+        for path in videos:
             self._names.add(path.relative_to(root).as_posix(), path)
 
     def fetch(self, clip: Clip, scratch: Path) -> SourceFile:  # noqa: ARG002
@@ -50,13 +53,21 @@ class FolderSource:
         Raises:
             ClipUnavailable: If there is none, or more than one.
         """
-        path, is_cut = self._names.find(clip)
+        try:
+            path, is_cut = self._names.find(clip)
+        except ClipUnavailable as error:
+            if self._left_out and not error.detail:
+                others = f"links are not followed, such as {self._left_out[0]}: add its target as"
+                error.detail = f"{others} another --source folder:DIR"
+            raise
         return source_file(path, clip, is_cut=is_cut, seconds=self._clip_s)
 
 
-def _videos(root: Path) -> list[Path]:
-    found = []
-    for folder, _, names in os.walk(root):
+def _videos(root: Path) -> tuple[list[Path], list[Path]]:
+    """Return the videos, and the links that were left out."""
+    found, left_out = [], []
+    for folder, folders, names in os.walk(root):
+        left_out += [Path(folder, name) for name in folders if Path(folder, name).is_symlink()]
         for name in names:
             path = Path(folder, name)
             if not video_suffix(name):
@@ -64,4 +75,6 @@ def _videos(root: Path) -> list[Path]:
             # A link must not lead out of the folder the user named.
             if not path.is_symlink() or path.resolve().is_relative_to(root):
                 found.append(path)
-    return sorted(found)
+            else:
+                left_out.append(path)
+    return sorted(found), sorted(left_out)

@@ -25,8 +25,8 @@ _AAC_SAMPLES = 1024
 class RenderSource:
     """Videos of one thing that looks and sounds, for labels such as `disk thud`.
 
-    The same clip id gives the same bytes. Each video is longer than its clip, as a video from the
-    web would be.
+    The same clip id and label give the same bytes. Each video is longer than its clip, as a video
+    from the web would be.
 
     Args:
         spec: The benchmark.
@@ -36,6 +36,8 @@ class RenderSource:
     Raises:
         UsageError: If there is an argument.
     """
+
+    by_label = True
 
     def __init__(
         self,

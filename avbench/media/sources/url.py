@@ -48,6 +48,7 @@ class UrlSource:
             raise UsageError(f"source url: which address? Write {_EXAMPLE}")
         self._template = argument
         self._fields = _fields_of(argument)
+        self.by_label = "label" in self._fields
         self._seconds = spec.clip_seconds
         self._downloader = Downloader(network)
 
