@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -17,14 +16,13 @@ from avbench.evaluation.metrics import Integers
 from avbench.evaluation.score import Score
 from avbench.evaluation.statistics import Outcomes
 from avbench.leaderboard.board import evidence_path
+from avbench.leaderboard.decode import decode
 from avbench.leaderboard.entry import Verified
 from avbench.manifests.benchmark import Benchmark
 from avbench.manifests.spec import shipped_names
 from avbench.types import AvbenchError
 
 MOST_BYTES = 8_000_000
-_COLUMN = re.compile(r"seed-(0|[1-9][0-9]{0,9})")
-_MOST_SEEDS = 100
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def read_file(path: Path) -> bytes:
 def parse(data: bytes, layout: Layout, origin: str) -> Score:
     """Read predictions that are kept, and measure them.
 
-    Nothing is decoded before the file's own account of its size fits the benchmark.
+    The file may be anybody's: it is decoded by `decode`, within limits.
 
     Args:
         data: The Parquet file.
@@ -115,24 +113,12 @@ def parse(data: bytes, layout: Layout, origin: str) -> Score:
     Raises:
         AvbenchError: If it is not a table of predictions of the benchmark.
     """
-    rows = len(layout.seen)
     try:
-        with pq.ParquetFile(pa.BufferReader(data)) as file:
-            schema = file.schema_arrow
-            seeds = _seeds(schema)
-            size = file.metadata.num_rows
-            if size != rows:
-                raise ValueError(f"{size:,} rows, but {layout.benchmark.name} has {rows:,}")
-            _check_sizes(file.metadata, rows)
-            table = file.read()
-    except (pa.ArrowException, OSError, ValueError, KeyError, IndexError, MemoryError) as error:
-        why = (str(error).splitlines() or ["corrupt"])[0][:120]
-        raise AvbenchError(f"{origin}: not predictions of a board ({why})") from error
-    values = np.empty((len(seeds), rows), dtype=np.int16)
-    for number, (seed, column) in enumerate(zip(seeds, table.columns, strict=True)):
-        if column.null_count or len(column) != rows:
-            raise AvbenchError(f"{origin}: seed {seed} has no prediction for some clips")
-        values[number] = np.asarray(column)
+        seeds, values = decode(data, len(layout.seen))
+    except ValueError as error:
+        raise AvbenchError(
+            f"{origin}: not predictions of {layout.benchmark.name}: {error}"
+        ) from error
     wrong = (values < 0) | (values >= layout.seen)
     if wrong.any():
         number, row = np.argwhere(wrong)[0]
@@ -161,24 +147,3 @@ def kept(entry: Verified, boards: Path) -> Score:
     if score.seeds != entry.seeds:
         raise AvbenchError(f"{path}: holds other seeds than the board says")
     return score
-
-
-def _seeds(schema: pa.Schema) -> tuple[int, ...]:
-    matches = [_COLUMN.fullmatch(name) for name in schema.names]
-    if not 1 <= len(matches) <= _MOST_SEEDS or not all(matches):
-        raise ValueError(f"columns must be seed-0 and the like, at most {_MOST_SEEDS}")
-    if any(field.type != pa.int16() for field in schema):
-        raise ValueError("class indices must be int16")
-    seeds = tuple(int(match[1]) for match in matches if match)
-    if list(seeds) != sorted({*seeds}) or seeds[-1] >= 2**31:
-        raise ValueError("seeds must be different and ascending")
-    return seeds
-
-
-def _check_sizes(metadata: pq.FileMetaData, rows: int) -> None:
-    """Refuse what would unfold to more than the predictions can be."""
-    if metadata.num_row_groups != 1:
-        raise ValueError(f"{metadata.num_row_groups} row groups, not 1")
-    # Not column by column: Arrow aborts the process where metadata of a column is broken.
-    if metadata.row_group(0).total_byte_size > metadata.num_columns * (8 * rows + 10_000):
-        raise ValueError("a column unfolds to more than its rows")

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import lzma
 import shutil
 import tomllib
 import zipfile
@@ -14,6 +13,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZIP_STORED
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,6 +29,7 @@ from avbench.leaderboard import evidence
 from avbench.leaderboard.board import Board, check_places, evidence_path
 from avbench.leaderboard.check import broken_rule, errors_of
 from avbench.leaderboard.copies import Errors, complaints
+from avbench.leaderboard.decode import MOST_SEEDS
 from avbench.leaderboard.entry import Submission, Verified, reason
 from avbench.leaderboard.evidence import kept, layout_of
 from avbench.leaderboard.ranking import Place, estimate, places
@@ -38,11 +39,9 @@ from avbench.types import AvbenchError
 
 _ENTRY, _PREDICTIONS = "entry.json", "predictions.parquet"
 _MOST_METADATA = 100_000
-_MOST_SEEDS = 100
 _BROKEN_ZIP = (
     zipfile.BadZipFile,
     zlib.error,
-    lzma.LZMAError,
     EOFError,
     KeyError,
     NotImplementedError,
@@ -188,13 +187,13 @@ def from_predictions(path: Path, submission: Submission) -> Candidate:
         except (pa.ArrowException, OSError, ValueError) as error:
             why = (str(error).splitlines() or ["corrupt"])[0][:120]
             raise AvbenchError(f"{path}: not readable as parquet ({why})") from error
-        if rows > _MOST_SEEDS * len(layout.seen):
-            raise AvbenchError(f"{path}: {rows:,} rows are more than {_MOST_SEEDS} seeds have")
+        if rows > MOST_SEEDS * len(layout.seen):
+            raise AvbenchError(f"{path}: {rows:,} rows are more than {MOST_SEEDS} seeds have")
     score = _measured(path, layout.benchmark, str(path))
     if None in score.seeds:
         raise AvbenchError(f"{path}: has no column seed: add one, even for a single run")
-    if len(score.seeds) > _MOST_SEEDS:
-        raise AvbenchError(f"{path}: has {len(score.seeds)} seeds, a board at most {_MOST_SEEDS}")
+    if len(score.seeds) > MOST_SEEDS:
+        raise AvbenchError(f"{path}: has {len(score.seeds)} seeds, a board at most {MOST_SEEDS}")
     return Candidate.of(submission, score, evidence.to_bytes(score))
 
 
@@ -206,7 +205,7 @@ def to_bundle(candidate: Candidate, path: Path) -> None:
     """
     buffer = io.BytesIO()
     text = candidate.submission.model_dump_json(indent=2) + "\n"
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w", ZIP_DEFLATED) as archive:
         for name, data in ((_ENTRY, text.encode()), (_PREDICTIONS, candidate.data)):
             archive.writestr(zipfile.ZipInfo(name), data)  # of a fixed date: equal bytes
     with replacing(path) as temporary:
@@ -224,8 +223,12 @@ def from_bundle(path: Path) -> Candidate:
         if path.stat().st_size > 2 * evidence.MOST_BYTES:
             raise AvbenchError(f"{path}: too large for a bundle")
         with zipfile.ZipFile(path) as archive:
-            if sorted(info.filename for info in archive.infolist()) != sorted(members):
+            held = archive.infolist()
+            if sorted(info.filename for info in held) != sorted(members):
                 raise ValueError(f"must hold {_ENTRY} and {_PREDICTIONS}, nothing else")
+            # Others unfold with as much memory as the file asks for.
+            if any(info.compress_type not in (ZIP_STORED, ZIP_DEFLATED) for info in held):
+                raise ValueError("must be stored or deflated")
             content = {}
             for name, most in members.items():
                 with archive.open(name) as member:

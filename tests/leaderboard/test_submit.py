@@ -6,11 +6,14 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +26,7 @@ from avbench import resources
 from avbench.evaluation.evaluator import evaluate
 from avbench.evaluation.result import Result
 from avbench.evaluation.score import score
-from avbench.leaderboard import evidence
+from avbench.leaderboard import decode, evidence
 from avbench.leaderboard.board import Board
 from avbench.leaderboard.check import check
 from avbench.leaderboard.submit import (
@@ -268,6 +271,26 @@ def test_hostile_bundles_are_refused(tmp_path, members, message):
     assert files(tmp_path) == {"b.zip"}
 
 
+def test_members_that_ask_for_memory_to_unfold_are_refused(tmp_path, candidate):
+    with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("entry.json", "{}")
+        archive.writestr("predictions.parquet", b"")
+    refused(lambda: from_bundle(tmp_path / "b.zip"), "must be stored or deflated")
+
+
+def test_a_decoder_that_dies_is_a_line_and_the_next_file_gets_another(candidate, monkeypatch, toy):
+    made, layout = candidate(), evidence.Layout(toy)
+    parse = partial(evidence.parse, made.data, layout, "it")
+    decode._running().process.kill()  # by anything, before the file came
+    decode._running().process.wait()
+    parse()
+    decode._running.cache_clear()
+    monkeypatch.setattr(decode.sys, "executable", shutil.which("false"))
+    refused(parse, "it: not predictions of toy-ci: not decoded within 512 MiB and 20 s")
+    monkeypatch.undo()
+    parse()
+
+
 def test_members_given_twice_are_refused(tmp_path, candidate):
     to_bundle(candidate(), tmp_path / "b.zip")
     with (
@@ -287,8 +310,8 @@ def table_bytes(columns, **options):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (lambda: b"PAR1" * 3, "not predictions of a board"),
-        (lambda: b"", "not predictions of a board"),
+        (lambda: b"PAR1" * 3, "not predictions of toy-ci"),
+        (lambda: b"", "not predictions of toy-ci"),
         (lambda: table_bytes({"seed-0": [0.5] * 360}), "int16"),
         (lambda: table_bytes({"seed-0": [np.nan] * 360}), "int16"),
         (lambda: table_bytes({"x": small([0] * 360)}), "columns must be"),
@@ -298,13 +321,14 @@ def table_bytes(columns, **options):
             "ascending",
         ),
         (lambda: table_bytes({f"seed-{i}": small([0] * 360) for i in range(101)}), "at most 100"),
-        (lambda: table_bytes({"seed-0": small([0] * 359)}), "359 rows, but toy-ci has 360"),
+        (lambda: table_bytes({"seed-0": small([0] * 359)}), "359 rows, but there must be 360"),
         (lambda: table_bytes({"seed-0": small([None] * 360)}), "no prediction for some clips"),
         (lambda: table_bytes({"seed-0": small([11] * 360)}), "predicts class 11 in row 1"),
         (lambda: table_bytes({"seed-0": small([-1] * 360)}), "predicts class -1 in row 1"),
         (lambda: table_bytes({"seed-0": small([0] * 360)}, row_group_size=10), "row groups"),
+        (lambda: huge_page(), "malloc of size 2147483"),  # noqa: PLW0108
         # Tiny on disk, a billion rows in its own account.
-        (lambda: billion_rows(), "1,000,000,000 rows, but toy-ci has 360"),  # noqa: PLW0108
+        (lambda: billion_rows(), "1,000,000,000 rows, but there must be 360"),  # noqa: PLW0108
     ],
 )
 def test_hostile_predictions_are_refused(tmp_path, candidate, data, message):
@@ -330,6 +354,22 @@ def billion_rows():
     return bytes(data[:footer]) + tail + len(tail).to_bytes(4, "little") + b"PAR1"
 
 
+def huge_page():
+    """A file whose page says that it unfolds to 2 GB, and whose metadata know nothing of it."""
+    values = np.random.default_rng(0).integers(0, 12, 360)
+    data = table_bytes({"seed-0": small(values)}, use_dictionary=False, compression="zstd")
+    column = pq.read_metadata(io.BytesIO(data)).row_group(0).column(0)
+    # Behind the page's type, a whole number in Thrift's compact form (0x15), comes its size.
+    assert data[4:7] == b"\x15\x00\x15"
+    data = data[:7] + varint(2 * (2**31 - 1), 5) + data[9:]
+    # The account of the column: unfolded size and size on disk (0x16), which is three more now.
+    sizes = [column.total_uncompressed_size, column.total_compressed_size]
+    there = b"".join(b"\x16" + varint(2 * size, 2) for size in sizes)
+    more = b"".join(b"\x16" + varint(2 * size, 2) for size in (sizes[0], sizes[1] + 3))
+    assert data.count(there) == 1
+    return data.replace(there, more)
+
+
 def varint(value, length):
     parts = [(value >> (7 * i)) & 0x7F for i in range(length)]
     return bytes([part | 0x80 for part in parts[:-1]] + parts[-1:])
@@ -352,13 +392,9 @@ def rewrite(path, *, entry=None, parquet=None):
         archive.writestr("predictions.parquet", data if parquet is None else parquet)
 
 
-def damaged(bundle, random):
-    """Damage a bundle: its bytes, or a member's bytes under a whole zip."""
-    with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
-        members = {name: bytearray(archive.read(name)) for name in archive.namelist()}
-    whole = bytearray(bundle)
-    kind = random.integers(3)
-    target = whole if kind == 0 else members[("entry.json", "predictions.parquet")[kind - 1]]
+def damaged(data, random):
+    """Change, cut and insert bytes."""
+    target = bytearray(data)
     for _ in range(random.integers(1, 4)):
         start = int(random.integers(len(target)))
         match random.integers(3):
@@ -368,12 +404,93 @@ def damaged(bundle, random):
                 del target[start : start + int(random.integers(1, 40))]
             case 2:
                 target[start:start] = random.bytes(int(random.integers(1, 10)))
-    if kind == 0:
-        return bytes(whole)
+    return bytes(target)
+
+
+ODD = [None, True, -1, 0, 2**70, 1e308, 0.5, [], {}, [[]], ["a", None], {"name": 1}, "x" * 9999]
+ODD += ["", "../../x", "/etc/x", "a/b", "\x00", "=1+1", "<script>", "\u202e", "\ud800", "mine"]
+
+
+def odd_record(said, random):
+    """Change, drop and add fields."""
+    record = json.loads(said)
+    for _ in range(random.integers(1, 3)):
+        key = str(random.choice([*record, "kind", "repeats", "metrics"]))
+        if random.integers(4) == 0:
+            record.pop(key, None)
+        else:
+            record[key] = ODD[random.integers(len(ODD))]
+    return json.dumps(record).encode()
+
+
+def odd_table(data, random):
+    """Write other columns, types, values, row groups and encodings."""
+    table = pq.read_table(io.BytesIO(data))
+    name, column = table.column_names[0], table.column(0).to_numpy()
+    other = {
+        0: lambda: {name: pa.array(column).cast(str(random.choice(["int8", "int32", "float"])))},
+        1: lambda: {name: small([*column[:-1].tolist(), int(random.choice([-1, 11, 12, 32767]))])},
+        2: lambda: {name: small(column[: random.integers(361)])},
+        3: lambda: {
+            str(random.choice(["x", "seed--1", "seed-01", "seed-2147483648"])): small(column)
+        },
+        4: lambda: {name: small([None, *column[1:].tolist()])},
+        5: lambda: {f"seed-{i}": small(column) for i in range(random.integers(1, 130))},
+        6: lambda: {name: pa.array([column.tolist()] * 360)},
+        7: lambda: {name: small(random.permutation(column))},
+    }[int(random.integers(8))]()
+    options = {
+        "row_group_size": int(random.choice([1, 100, 10**6])),
+        "compression": str(random.choice(["none", "snappy", "gzip", "brotli", "lz4", "zstd"])),
+        "use_dictionary": bool(random.integers(2)),
+        "data_page_version": str(random.choice(["1.0", "2.0"])),
+        "data_page_size": int(random.choice([1, 10**6])),
+    }
+    return table_bytes(other, **options)
+
+
+def odd_zip(members, random):
+    """Pack members with others, by other names, in other ways."""
+    names = ["../x", "/x", "entry.json/", "ENTRY.JSON", "entry.json\\", "predictions.parquet", "é"]
+    packed = list(members.items())
+    match random.integers(3):
+        case 0:
+            packed.append((names[random.integers(len(names))], b"x"))
+        case 1:
+            packed[random.integers(2)] = (names[random.integers(len(names))], b"{}")
+        case 2:
+            packed = packed[:1] * int(random.integers(2))
+    sink = io.BytesIO()
+    way = int(random.choice([zipfile.ZIP_STORED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]))
+    with warnings.catch_warnings(), zipfile.ZipFile(sink, "w", way) as archive:
+        warnings.simplefilter("ignore")  # of names given twice
+        for name, data in packed:
+            archive.writestr(name, data)
+    return sink.getvalue()
+
+
+def fuzzed(bundle, random):
+    """Damage a bundle in one of many ways."""
+    with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    said, data = members["entry.json"], members["predictions.parquet"]
+    match random.integers(6):
+        case 0:
+            return damaged(bundle, random)
+        case 1:
+            return odd_zip(members, random)
+        case 2:
+            said = damaged(said, random)
+        case 3:
+            said = odd_record(said, random)
+        case 4:
+            data = damaged(data, random)
+        case 5:
+            data = odd_table(data, random)
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name, bytes(data))
+        archive.writestr("entry.json", said)
+        archive.writestr("predictions.parquet", data)
     return sink.getvalue()
 
 
@@ -387,7 +504,7 @@ def test_damaged_bundles_are_taken_whole_or_refused_in_a_line(tmp_path, candidat
     random = np.random.default_rng(0)
     taken, refusals = 0, []
     for _ in range(FUZZ):
-        (tmp_path / "b.zip").write_bytes(damaged(whole, random))
+        (tmp_path / "b.zip").write_bytes(fuzzed(whole, random))
         try:
             place = add(from_bundle(tmp_path / "b.zip"), boards)
         except AvbenchError as error:
@@ -407,6 +524,24 @@ def test_damaged_bundles_are_taken_whole_or_refused_in_a_line(tmp_path, candidat
     assert files(tmp_path) == {"whole.zip", "b.zip", "leaderboards/toy-ci.json"}
     assert not any("\n" in line for line in refusals)
     assert 0 < taken < len(refusals)
+
+
+def test_damaged_forms_are_read_whole_or_refused_in_a_line(tmp_path, about):
+    facts = about().model_dump(mode="json")
+    whole = template(facts).encode()
+    random = np.random.default_rng(0)
+    path = tmp_path / "entry.toml"
+    read, refusals = 0, []
+    for _ in range(FUZZ):
+        path.write_bytes(damaged(whole, random))
+        try:
+            read_metadata(path)
+            read += 1
+        except AvbenchError as error:
+            refusals.append(str(error))
+    assert not any("\n" in line for line in refusals)
+    assert all(line.startswith(str(path)) for line in refusals)
+    assert min(read, len(refusals)) > FUZZ / 10
 
 
 def test_submitting_at_once_loses_no_entry(candidate, boards, tmp_path):
