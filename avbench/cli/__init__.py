@@ -28,7 +28,7 @@ from avbench.cli.report import attention, report
 from avbench.cli.reproduce import reproduce
 from avbench.cli.score import score
 from avbench.cli.splits import splits
-from avbench.types import MODALITIES, AvbenchError, Modality
+from avbench.types import MODALITIES, RESIDENCIES, AvbenchError, Modality, Residency
 
 if TYPE_CHECKING:
     from avbench.evaluation.result import Result
@@ -149,6 +149,11 @@ def list_command(as_json: bool) -> None:
     metavar="N",
     help="Also keep a step in the middle, every N epochs, to go on from after a kill.",
 )
+@click.option(
+    "--residency",
+    type=click.Choice(RESIDENCIES),
+    help="Where a step's features lie.  [default: where they fit]",
+)
 @click.option("--tensorboard", is_flag=True, help="Also log for TensorBoard.")
 @click.option("--profile", is_flag=True, help="Say what the time goes into.")
 @json_option
@@ -164,6 +169,7 @@ def evaluate(
     allow_missing: bool,
     force: bool,
     checkpoint_epochs: int | None,
+    residency: Residency | None,
     tensorboard: bool,
     profile: bool,
     as_json: bool,
@@ -212,6 +218,7 @@ def evaluate(
             force=force,
             checkpoint_epochs=checkpoint_epochs or 0,
             tensorboard=tensorboard,
+            residency=residency,
             profile=profile,
             report=report,
         )
@@ -227,6 +234,7 @@ def evaluate(
     _print_results([result])
     _print_profile(result)
     click.echo(f"predictions, matrix and plots: {run}")
+    click.echo(f"features of a step lay {_residency(result)}")
 
 
 @main.command("check-method")
@@ -359,6 +367,13 @@ def _print_results(results: Sequence[Result]) -> None:
         if result.partial:
             shares = ", ".join(f"{s} {100 * c:.1f} %" for s, c in result.coverage.items())
             click.echo(f"PARTIAL: {result.name} ran on part of the clips: {shares}")
+
+
+def _residency(result: Result) -> str:
+    """Say where features lay, step by step where it differs."""
+    words = {"device": "on the device", "ram": "in RAM", "disk": "on disk"}
+    lay = [words[step.residency] for run in result.runs for step in run.cost]
+    return ", ".join(dict.fromkeys(lay))
 
 
 def _print_profile(result: Result) -> None:

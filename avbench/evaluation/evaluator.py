@@ -27,7 +27,16 @@ from avbench.learning.gradient import GradientMethod
 from avbench.learning.method import Method, resolve_settings
 from avbench.manifests.benchmark import Benchmark
 from avbench.resources import alone, write_json, writing
-from avbench.types import SPLITS, AvbenchError, Modality, Report, Split, UsageError, silent
+from avbench.types import (
+    SPLITS,
+    AvbenchError,
+    Modality,
+    Report,
+    Residency,
+    Split,
+    UsageError,
+    silent,
+)
 
 Coverage = dict[Split, float]
 
@@ -46,6 +55,7 @@ def evaluate(
     force: bool = False,
     checkpoint_epochs: int = 0,
     tensorboard: bool = False,
+    residency: Residency | None = None,
     profile: bool = False,
     report: Report = silent,
 ) -> Result:
@@ -71,6 +81,8 @@ def evaluate(
         checkpoint_epochs: Also keep a step in the middle, every so many epochs; 0 for never.
         profile: Measure what the time goes into; on a GPU that takes some more of it.
         tensorboard: Also log to `tensorboard/` in the run directory.
+        residency: Where a step's features lie: "device", "ram" or "disk"; None to choose by what
+            fits. Results do not depend on it.
         report: Called as training proceeds.
 
     Returns:
@@ -138,6 +150,7 @@ def evaluate(
                     torch_device,
                     checkpoint_epochs,
                     out / "tensorboard" / f"seed-{seed}" if tensorboard else None,
+                    residency,
                     profile,
                 )
                 unfinished = out / f"unfinished-seed-{seed}"
