@@ -109,7 +109,14 @@ def main() -> None:
             f"{page.stat().st_size / 1000:,.0f}",
             timing.spread([sample.wall for sample in open_page(page, entries)]),
         ]
-    header = ["entries", "predictions of one, kB", "check, s", "render, s", "page, kB", "page opens, s"]
+    header = [
+        "entries",
+        "predictions of one, kB",
+        "check, s",
+        "render, s",
+        "page, kB",
+        "page opens, s",
+    ]
     print(timing.table(header, [row]))
 
 

@@ -15,7 +15,9 @@ from avbench.leaderboard.entry import Reported, Verified
 from avbench.leaderboard.render import render
 
 CHROMIUM = Path("/usr/bin/chromium")
-HOSTILE = "www.example.org <img src=x onerror=alert(1)></script><script>alert(2)</script>{{DATA}}|`*_[x](y)"
+HOSTILE = (
+    "www.a.org <img src=x onerror=alert(1)></script><script>alert(2)</script>{{DATA}}|`*_[x](y)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +182,7 @@ def test_markup_in_entries_stays_text(opened, boards, candidate):
     assert page.locator("#preset option").all_inner_texts() == ["all", HOSTILE]
     markdown = render(boards)["README.md"]
     assert "<img" not in markdown
-    assert "www.example" not in markdown
+    assert "www.a" not in markdown
     assert "*" not in markdown
     assert "`" not in markdown
     row = next(line for line in markdown.splitlines() if "| said |" in line)
