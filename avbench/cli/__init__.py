@@ -20,7 +20,7 @@ from avbench.cli.arguments import (
     settings_option,
 )
 from avbench.cli.compare import compare
-from avbench.cli.features import features
+from avbench.cli.features import features as features_command
 from avbench.cli.leaderboard import leaderboard, submit
 from avbench.cli.output import json_option, print_json, print_table, progress, workers_option
 from avbench.cli.prepare import prepare, status
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 for command in (
-    *(prepare, status, features, splits),
+    *(prepare, status, features_command, splits),
     *(score, compare, report, attention, reproduce, leaderboard, submit),
 ):
     main.add_command(command)
@@ -139,6 +139,11 @@ def list_command(as_json: bool) -> None:
 @click.option("--modality", type=click.Choice(MODALITIES), help="What the method may look at.")
 @settings_option
 @click.option("--preset", help="Which features.  [default: the benchmark's]")
+@click.option(
+    "--features",
+    metavar="PLACE",
+    help="A folder or URL of features, where they are not where avbench puts them.",
+)
 @device_option
 @click.option("--out", type=click.Path(path_type=Path), help="[default: runs/BENCHMARK/METHOD]")
 @click.option("--allow-missing", is_flag=True, help="Go on where clips have no features.")
@@ -164,6 +169,7 @@ def evaluate(
     modality: Modality | None,
     settings: tuple[str, ...],
     preset: str | None,
+    features: str | None,
     device: str,
     out: Path | None,
     allow_missing: bool,
@@ -212,6 +218,7 @@ def evaluate(
             out=run,
             modality=modality,
             preset=preset,
+            features=features,
             settings=given,
             device=device,
             allow_missing=allow_missing,

@@ -90,6 +90,8 @@ class Run:
             memory=memory,
             device=self.device,
             residency=self.residency,
+            mean_of_tokens=self.modality == "visual"
+            and getattr(self.method_class, "mean_of_tokens", False),
         )
         total = self.benchmark.spec.steps * getattr(self.settings, "epochs", 1)
         folder.mkdir(exist_ok=True)

@@ -120,6 +120,9 @@ class GradientMethod(ABC):
     access: ClassVar[Literal["incremental", "joint"]] = "incremental"
     modalities: ClassVar[tuple[Modality, ...]] = ("audio-visual", "audio", "visual")
     uses_memory: ClassVar[bool] = False
+    # Of sight alone, its network uses the mean of a clip's tokens only, as if that were its one
+    # token. A subclass whose network uses more of them says False.
+    mean_of_tokens: ClassVar[bool] = True
     classifier: ClassVar[Callable[[int, int], Classifier]] = LinearClassifier
 
     network: AudioVisualNet

@@ -14,13 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from avbench.features.means import token_means
 from avbench.features.rows import Floats, Rows
 from avbench.features.store import FeatureStore
 from avbench.resources import memory_limit
 from avbench.types import AvbenchError, Modality, Residency
 
 Features = tuple[Tensor | None, Tensor | None]
-"""Audio (n, d) and visual tokens (n, L * S, d), as stored; None where the modality excludes it."""
+"""Audio (n, d) and visual tokens (n, L * S, d) or their mean (n, 1, d), as stored; None where the
+modality excludes it."""
 
 _READ_AHEAD = 2
 # Clips copied to the device at a time.
@@ -60,18 +62,24 @@ class Column:
         return Column(self.shape, self.dtype, read)
 
 
-def columns(store: FeatureStore, modality: Modality) -> tuple[Column | None, Column | None]:
+def columns(
+    store: FeatureStore, modality: Modality, *, mean_of_tokens: bool = False
+) -> tuple[Column | None, Column | None]:
     """Return what of a store may be read: audio and visual tokens.
 
     Args:
         store: The store.
         modality: Which features may be read.
+        mean_of_tokens: Whether the mean of a clip's tokens, as if it were its only token, stands
+            for all of them.
     """
-    sound, sight = (store.dim,), (store.frames * store.cells, store.dim)
-    return (
-        None if modality == "visual" else Column(sound, store.dtype, store.audio),
-        None if modality == "audio" else Column(sight, store.dtype, store.visual),
-    )
+    audio = Column((store.dim,), store.dtype, store.audio)
+    if modality == "audio":
+        return audio, None
+    visual = Column((store.frames * store.cells, store.dim), store.dtype, store.visual)
+    if mean_of_tokens:
+        visual = Column((1, store.dim), np.dtype(np.float32), token_means(store))
+    return (None if modality == "visual" else audio), visual
 
 
 class Source:

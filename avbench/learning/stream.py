@@ -330,6 +330,7 @@ class TaskStream:
         memory: Where exemplars are kept; None if the method may keep none.
         device: Where batches go.
         residency: Where a step's features lie; None to choose, see `settle`.
+        mean_of_tokens: Whether the method needs but the mean of a clip's visual tokens.
 
     Attributes:
         residency: Where those of the last step handed out lie.
@@ -347,10 +348,11 @@ class TaskStream:
         memory: ExemplarMemory | None,
         device: torch.device,
         residency: Residency | None = None,
+        mean_of_tokens: bool = False,
     ) -> None:
         self._manifest = manifest
         self._store = store
-        self._columns = columns(store, modality)
+        self._columns = columns(store, modality, mean_of_tokens=mean_of_tokens)
         self._joint = joint
         self._memory = memory
         self._device = device
