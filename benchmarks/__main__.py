@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks import timing
 
 # The quickest first. Not parity, which needs results to compare with.
-NAMES = ("splits", "prepare", "decode", "leaderboard")
+NAMES = ("splits", "prepare", "decode", "leaderboard", "reads", "growth", "memory")
 RESULTS = Path(__file__).parent / "results"
 
 
