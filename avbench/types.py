@@ -11,6 +11,10 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 Modality = Literal["audio", "visual", "audio-visual"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 
+Residency = Literal["device", "ram", "disk"]
+"""Where the features of a step lie while it is learned."""
+RESIDENCIES: tuple[Residency, ...] = get_args(Residency)
+
 Report = Callable[[str, int, int], None]
 """Progress call-back: what is being done, how many are done, how many there are."""
 

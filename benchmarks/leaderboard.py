@@ -97,15 +97,26 @@ def main() -> None:
             found = check([boards / "vs100-ci.json"], workers=given.workers)
         assert found.problems == ()
         page = boards / "index.html"
-        page.write_text(render(boards)["index.html"], encoding="utf-8")
+        renders: list[timing.Sample] = []
+        with timing.timed(renders):
+            text = render(boards)["index.html"]
+        page.write_text(text, encoding="utf-8")
         row = [
             f"{found.verified:,}",
             f"{size / 1000:.0f}",
             f"{checks[0].wall:.1f}",
+            f"{renders[0].wall:.1f}",
             f"{page.stat().st_size / 1000:,.0f}",
             timing.spread([sample.wall for sample in open_page(page, entries)]),
         ]
-    header = ["entries", "predictions of one, kB", "check, s", "page, kB", "page opens, s"]
+    header = [
+        "entries",
+        "predictions of one, kB",
+        "check, s",
+        "render, s",
+        "page, kB",
+        "page opens, s",
+    ]
     print(timing.table(header, [row]))
 
 

@@ -20,7 +20,7 @@ from avbench.cli.arguments import (
     settings_option,
 )
 from avbench.cli.compare import compare
-from avbench.cli.features import features
+from avbench.cli.features import features as features_command
 from avbench.cli.leaderboard import leaderboard, submit
 from avbench.cli.output import json_option, print_json, print_table, progress, workers_option
 from avbench.cli.prepare import prepare, status
@@ -28,7 +28,7 @@ from avbench.cli.report import attention, report
 from avbench.cli.reproduce import reproduce
 from avbench.cli.score import score
 from avbench.cli.splits import splits
-from avbench.types import MODALITIES, AvbenchError, Modality
+from avbench.types import MODALITIES, RESIDENCIES, AvbenchError, Modality, Residency
 
 if TYPE_CHECKING:
     from avbench.evaluation.result import Result
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 for command in (
-    *(prepare, status, features, splits),
+    *(prepare, status, features_command, splits),
     *(score, compare, report, attention, reproduce, leaderboard, submit),
 ):
     main.add_command(command)
@@ -139,6 +139,11 @@ def list_command(as_json: bool) -> None:
 @click.option("--modality", type=click.Choice(MODALITIES), help="What the method may look at.")
 @settings_option
 @click.option("--preset", help="Which features.  [default: the benchmark's]")
+@click.option(
+    "--features",
+    metavar="PLACE",
+    help="A folder or URL of features, where they are not where avbench puts them.",
+)
 @device_option
 @click.option("--out", type=click.Path(path_type=Path), help="[default: runs/BENCHMARK/METHOD]")
 @click.option("--allow-missing", is_flag=True, help="Go on where clips have no features.")
@@ -148,6 +153,11 @@ def list_command(as_json: bool) -> None:
     type=click.IntRange(min=1),
     metavar="N",
     help="Also keep a step in the middle, every N epochs, to go on from after a kill.",
+)
+@click.option(
+    "--residency",
+    type=click.Choice(RESIDENCIES),
+    help="Where a step's features lie.  [default: where they fit]",
 )
 @click.option("--tensorboard", is_flag=True, help="Also log for TensorBoard.")
 @click.option("--profile", is_flag=True, help="Say what the time goes into.")
@@ -159,11 +169,13 @@ def evaluate(
     modality: Modality | None,
     settings: tuple[str, ...],
     preset: str | None,
+    features: str | None,
     device: str,
     out: Path | None,
     allow_missing: bool,
     force: bool,
     checkpoint_epochs: int | None,
+    residency: Residency | None,
     tensorboard: bool,
     profile: bool,
     as_json: bool,
@@ -206,12 +218,14 @@ def evaluate(
             out=run,
             modality=modality,
             preset=preset,
+            features=features,
             settings=given,
             device=device,
             allow_missing=allow_missing,
             force=force,
             checkpoint_epochs=checkpoint_epochs or 0,
             tensorboard=tensorboard,
+            residency=residency,
             profile=profile,
             report=report,
         )
@@ -227,6 +241,7 @@ def evaluate(
     _print_results([result])
     _print_profile(result)
     click.echo(f"predictions, matrix and plots: {run}")
+    click.echo(f"features of a step lay {_residency(result)}")
 
 
 @main.command("check-method")
@@ -359,6 +374,13 @@ def _print_results(results: Sequence[Result]) -> None:
         if result.partial:
             shares = ", ".join(f"{s} {100 * c:.1f} %" for s, c in result.coverage.items())
             click.echo(f"PARTIAL: {result.name} ran on part of the clips: {shares}")
+
+
+def _residency(result: Result) -> str:
+    """Say where features lay, step by step where it differs."""
+    words = {"device": "on the device", "ram": "in RAM", "disk": "on disk"}
+    lay = [words[step.residency] for run in result.runs for step in run.cost]
+    return ", ".join(dict.fromkeys(lay))
 
 
 def _print_profile(result: Result) -> None:

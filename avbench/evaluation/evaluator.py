@@ -27,7 +27,16 @@ from avbench.learning.gradient import GradientMethod
 from avbench.learning.method import Method, resolve_settings
 from avbench.manifests.benchmark import Benchmark
 from avbench.resources import alone, write_json, writing
-from avbench.types import SPLITS, AvbenchError, Modality, Report, Split, UsageError, silent
+from avbench.types import (
+    SPLITS,
+    AvbenchError,
+    Modality,
+    Report,
+    Residency,
+    Split,
+    UsageError,
+    silent,
+)
 
 Coverage = dict[Split, float]
 
@@ -40,12 +49,14 @@ def evaluate(
     out: Path,
     modality: Modality | None = None,
     preset: str | None = None,
+    features: str | None = None,
     settings: Mapping[str, str] | None = None,
     device: str = "cpu",
     allow_missing: bool = False,
     force: bool = False,
     checkpoint_epochs: int = 0,
     tensorboard: bool = False,
+    residency: Residency | None = None,
     profile: bool = False,
     report: Report = silent,
 ) -> Result:
@@ -62,7 +73,9 @@ def evaluate(
         seeds: One run each.
         out: The run directory.
         modality: What the method may look at; None for the method's default.
-        preset: Which features; None for the benchmark's default.
+        preset: Which features; None for the benchmark's default, or for those at `features`.
+        features: Where they lie, a folder or a URL that fsspec opens; None for the benchmark's own
+            place.
         settings: Settings as text, over the method's recipe.
         device: A torch device.
         allow_missing: Go on where clips have no features; the result says which share had.
@@ -71,6 +84,8 @@ def evaluate(
         checkpoint_epochs: Also keep a step in the middle, every so many epochs; 0 for never.
         profile: Measure what the time goes into; on a GPU that takes some more of it.
         tensorboard: Also log to `tensorboard/` in the run directory.
+        residency: Where a step's features lie: "device", "ram" or "disk"; None to choose by what
+            fits. Results do not depend on it.
         report: Called as training proceeds.
 
     Returns:
@@ -92,8 +107,7 @@ def evaluate(
     modality = _modality(method_class, name, modality)
     resolved = resolve_settings(method_class, name, benchmark.base.name, modality, settings or {})
     torch_device = _device(device)
-    preset = preset or benchmark.spec.preset
-    store = open_store(benchmark, preset)
+    store = open_store(benchmark, preset, features)
     coverage = coverage_of(benchmark, store, allow_missing)
     variant = benchmark.spec.variant
     config: Config = {
@@ -138,6 +152,7 @@ def evaluate(
                     torch_device,
                     checkpoint_epochs,
                     out / "tensorboard" / f"seed-{seed}" if tensorboard else None,
+                    residency,
                     profile,
                 )
                 unfinished = out / f"unfinished-seed-{seed}"
@@ -265,13 +280,26 @@ def memory_of(benchmark: Benchmark, name: str, method_class: type[Method], setti
     return capacity
 
 
-def open_store(benchmark: Benchmark, preset: str) -> FeatureStore:
+def open_store(benchmark: Benchmark, preset: str | None, place: str | None = None) -> FeatureStore:
     """Open the features of a preset.
+
+    Args:
+        benchmark: Whose features.
+        preset: Which; None for the benchmark's default, or for those at `place`.
+        place: A folder or a URL; None for the benchmark's own place.
 
     Raises:
         UsageError: If there is no such preset.
         AvbenchError: If there are no features, or not those that their place says.
     """
+    if place is not None:
+        store = FeatureStore.open(place, remedy="give --features a folder or address of features")
+        if preset not in (None, store.preset_name):
+            raise AvbenchError(
+                f"{place}: features of preset {store.preset_name}, not {preset}: leave --preset out"
+            )
+        return store
+    preset = preset or benchmark.spec.preset
     known = list(registry.registered("encoders"))
     if preset not in known and not store_folder(benchmark, preset).is_dir():
         raise registry.unknown("preset", preset, known)

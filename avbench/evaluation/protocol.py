@@ -140,6 +140,7 @@ class _Subject:
             capacity,
             seed=0,
             device=torch.device("cpu"),
+            residency="disk",  # where all reading is seen
         )
         run.write(folder, self.name, silent)
         return folder

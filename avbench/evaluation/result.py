@@ -32,7 +32,7 @@ from avbench.evaluation.statistics import (
 )
 from avbench.learning.stopwatch import Phase
 from avbench.resources import read_json
-from avbench.types import AvbenchError, Modality, Split
+from avbench.types import AvbenchError, Modality, Residency, Split
 
 FORMAT: Literal[3] = 3
 
@@ -112,6 +112,8 @@ class StepCost(_Record):
     """Numbers of the checkpoint: all that is kept of what was learned, beside exemplars."""
     exemplars: ExemplarUse
     """What the memory holds at the end of the step."""
+    residency: Residency
+    """Where the step's features lay while it was learned."""
     profile: dict[Phase, Annotated[float, Field(ge=0)]] | None
     """Wall time by phase, in seconds; of one inside another the inner counts. Null without
     `--profile`."""

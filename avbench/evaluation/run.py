@@ -39,7 +39,7 @@ from avbench.learning.stream import ProtocolError, Rows, Task, TaskStream
 from avbench.manifests.benchmark import Benchmark
 from avbench.manifests.manifest import Manifest
 from avbench.resources import write_json
-from avbench.types import AvbenchError, Modality, Report
+from avbench.types import AvbenchError, Modality, Report, Residency
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.I)
 
@@ -59,6 +59,7 @@ class Run:
         device: Where it computes.
         checkpoint_epochs: Every how many epochs a step is kept in the middle; 0 for never.
         events: Where TensorBoard's files go; None for nowhere.
+        residency: Where a step's features lie; None to choose.
         profile: Whether to measure what the time goes into.
     """
 
@@ -72,6 +73,7 @@ class Run:
     device: torch.device
     checkpoint_epochs: int = 0
     events: Path | None = None
+    residency: Residency | None = None
     profile: bool = False
 
     def write(self, folder: Path, title: str, report: Report) -> None:
@@ -87,6 +89,9 @@ class Run:
             joint=self.method_class.access == "joint",
             memory=memory,
             device=self.device,
+            residency=self.residency,
+            mean_of_tokens=self.modality == "visual"
+            and getattr(self.method_class, "mean_of_tokens", False),
         )
         total = self.benchmark.spec.steps * getattr(self.settings, "epochs", 1)
         folder.mkdir(exist_ok=True)
@@ -148,6 +153,7 @@ class Run:
                     trainable_parameters=_trainable(method),
                     stored_parameters=sum(tensor.numel() for tensor in state.values()),
                     exemplars=ExemplarUse(clips=use.clips, bytes=use.bytes),
+                    residency=stream.residency,
                 )
                 record = {
                     "step": task.step,

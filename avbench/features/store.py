@@ -163,6 +163,24 @@ class FeatureStore:
         found = (self._row_of.get(clip_id, -1) for clip_id in clip_ids)
         return np.fromiter(found, np.int64, len(clip_ids))
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder; None where it is not on a disk of this machine."""
+        return Path(self._root) if isinstance(self._fs, LocalFileSystem) else None
+
+    def reader(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> RowReader:
+        """Open another array that lies beside the features.
+
+        Args:
+            name: Of its file.
+            shape: Of the array.
+            dtype: Of its numbers.
+
+        Raises:
+            AvbenchError: If it is missing, or another array.
+        """
+        return _reader(self._fs, f"{self._root}/{name}", shape, dtype)
+
     def read(self, row: int) -> tuple[Floats, Floats]:
         """Read one clip: audio (dim,) and visual tokens (frames * cells, dim)."""
         rows = np.array([row])

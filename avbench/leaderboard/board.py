@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -15,6 +15,8 @@ from avbench.manifests.spec import load_spec, shipped_names
 from avbench.resources import replacing
 from avbench.types import AvbenchError
 
+FORMAT: Final = 2  # raise it with every change that older boards or readers do not know
+
 _MOST_BYTES = 64_000_000
 _NUMBERS = re.compile(r"\[\n\s+([-0-9.e,\s]+?)\n\s+\]")
 
@@ -22,7 +24,7 @@ _NUMBERS = re.compile(r"\[\n\s+([-0-9.e,\s]+?)\n\s+\]")
 class Board(Record):
     """The entries of one benchmark, in the order of their names."""
 
-    format: Literal[2] = 2
+    format: Literal[2] = FORMAT
     benchmark: Name
     entries: tuple[Entry, ...] = Field(default=())
 
@@ -63,6 +65,10 @@ class Board(Record):
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
+            if any(found["loc"] == ("format",) for found in error.errors()):
+                raise AvbenchError(
+                    f"{origin}: not format {FORMAT} of a leaderboard: use the avbench that wrote it"
+                ) from error
             raise AvbenchError(
                 f"{origin}: not a leaderboard of avbench: {reason(error)}"
             ) from error
@@ -130,7 +136,8 @@ def check_places(boards: Path, benchmark: str) -> None:
 
 def schema() -> dict[str, Any]:
     """Return the JSON schema of the boards' files."""
-    return Board.model_json_schema()
+    published = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return published | Board.model_json_schema()
 
 
 if __name__ == "__main__":  # make schema

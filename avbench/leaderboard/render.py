@@ -147,7 +147,7 @@ def _markdown(ranked: dict[str, list[Place]]) -> str:
 
 def _escaped(text: str) -> str:
     """Return text that Markdown and HTML take literally."""
-    return re.sub(r"[^\w .,-]", lambda found: f"&#{ord(found[0])};", text)
+    return re.sub(r"[^\w .,-]|_|(?<=www)\.", lambda found: f"&#{ord(found[0])};", text)
 
 
 def _address(url: str) -> str:

@@ -120,6 +120,9 @@ class GradientMethod(ABC):
     access: ClassVar[Literal["incremental", "joint"]] = "incremental"
     modalities: ClassVar[tuple[Modality, ...]] = ("audio-visual", "audio", "visual")
     uses_memory: ClassVar[bool] = False
+    # Of sight alone, its network uses the mean of a clip's tokens only, as if that were its one
+    # token. A subclass whose network uses more of them says False.
+    mean_of_tokens: ClassVar[bool] = True
     classifier: ClassVar[Callable[[int, int], Classifier]] = LinearClassifier
 
     network: AudioVisualNet
@@ -177,8 +180,8 @@ class GradientMethod(ABC):
     def batches(self, task: Task) -> Iterator[Batch]:
         """Yield the batches of one epoch: D_t, shuffled."""
         s = self.settings
-        for positions in shuffled(len(task.train), s.batch_size, drop_last=s.drop_last):
-            yield task.train.batch(positions)
+        order = shuffled(len(task.train), s.batch_size, drop_last=s.drop_last)
+        return task.batches((positions, None) for positions in order)
 
     def ready(self, task: Task) -> None:
         """Do what prediction needs: called after every epoch and when the best one is back."""
@@ -282,11 +285,13 @@ class GradientMethod(ABC):
         positions = np.arange(len(clips)) if positions is None else positions
         starts = range(_INFERENCE_BATCH, len(positions), _INFERENCE_BATCH)
         parts = np.split(positions, starts)
+        sweep = clips.sweep(parts)
         found = []
-        for part in parts:
+        for _ in parts:
             with self.setup.stopwatch("loading"):
-                audio, visual = clips.features(part)
+                audio, visual = next(sweep)
             found.append(read(self.network(audio, visual)))
+            del audio, visual
         return torch.cat(found)
 
     def state(self) -> dict[str, Tensor]:

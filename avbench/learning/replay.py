@@ -66,14 +66,10 @@ class PairedReplay(GradientMethod):
         """Pair every batch of D_t with one of exemplars, which repeat when they run out."""
         s = self.settings
         new = shuffled(len(task.train), s.batch_size, drop_last=s.drop_last)
-        old: list[Rows] = []
+        old: list[Rows | None] = []
         if task.step:
-            old = shuffled(len(task.exemplars), s.exemplar_batch_size, drop_last=s.drop_last)
-        for current, exemplars in zip(new, cycle(old or [None]), strict=False):
-            batch = task.train.batch(current)
-            if exemplars is not None:
-                batch = batch.followed_by(task.exemplars.batch(exemplars))
-            yield batch
+            old += shuffled(len(task.exemplars), s.exemplar_batch_size, drop_last=s.drop_last)
+        return task.batches(zip(new, cycle(old or [None]), strict=False))
 
     def finish(self, task: Task) -> None:
         """Keep exemplars of the new classes."""
@@ -106,10 +102,8 @@ class HerdedReplay(GradientMethod):
         new = len(task.train)
         s = self.settings
         count = new + len(task.exemplars)
-        for positions in shuffled(count, s.batch_size, drop_last=s.drop_last):
-            batch = task.train.batch(positions[positions < new])
-            old = positions[positions >= new] - new
-            yield batch.followed_by(task.exemplars.batch(old)) if len(old) else batch
+        order = shuffled(count, s.batch_size, drop_last=s.drop_last)
+        return task.batches((part[part < new], part[part >= new] - new) for part in order)
 
     def finish(self, task: Task) -> None:
         """Herd exemplars of the new classes."""

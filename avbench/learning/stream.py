@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from avbench.features.store import FeatureStore
 from avbench.learning.memory import ExemplarMemory, Select
+from avbench.learning.residency import Features, Source, columns, settle
 from avbench.manifests.manifest import Manifest
-from avbench.types import AvbenchError, Modality, Split
+from avbench.types import AvbenchError, Modality, Residency, Split
 
 Rows = npt.NDArray[np.int64]
 
@@ -61,16 +62,12 @@ class _Access:
     """What stands behind some clips handed to a method.
 
     Attributes:
-        store: Where features lie.
+        source: What reads the features.
         rows: Rows of the store; in class order, so they must not be seen.
-        modality: Which features may be read.
-        device: Where batches go.
     """
 
-    store: FeatureStore
+    source: Source
     rows: Rows
-    modality: Modality
-    device: torch.device
 
 
 # Kept apart from what a method holds, so that no attribute or closure of it leads to features it
@@ -85,17 +82,13 @@ class Clips:
     """Some clips of a feature store, without labels: all that prediction may look at.
 
     Args:
-        store: Where features lie.
+        source: What reads their features.
         rows: Rows of the store.
-        modality: Which features may be read.
-        device: Where batches go.
     """
 
-    def __init__(
-        self, store: FeatureStore, rows: Rows, modality: Modality, device: torch.device
-    ) -> None:
+    def __init__(self, source: Source, rows: Rows) -> None:
         self._count = len(rows)
-        _OPEN[self] = _Access(store, rows, modality, device)
+        _OPEN[self] = _Access(source, rows)
 
     def __len__(self) -> int:
         return self._count
@@ -109,7 +102,7 @@ class Clips:
         """Whether the clips may be read."""
         return self in _OPEN
 
-    def features(self, positions: Rows) -> tuple[Tensor | None, Tensor | None]:
+    def features(self, positions: Rows) -> Features:
         """Read features.
 
         Args:
@@ -123,11 +116,19 @@ class Clips:
             ProtocolError: If what these clips were handed out for is over.
         """
         access = _opened(self)
-        rows, modality = access.rows[positions], access.modality
-        audio = access.store.audio(rows) if modality != "visual" else None
-        visual = access.store.visual(rows) if modality != "audio" else None
-        sound, sight = _tensor(audio, access.device), _tensor(visual, access.device)
-        return None if sound is None else sound.float(), sight
+        return _single(access.source.read(access.rows[positions]))
+
+    def sweep(self, batches: Iterable[Rows]) -> Iterator[Features]:
+        """Read batch after batch; the next two are read while one is used.
+
+        Args:
+            batches: Positions, as `features` takes them.
+
+        Raises:
+            ProtocolError: As `features`.
+        """
+        access = _opened(self)
+        return map(_single, access.source.sweep(access.rows[part] for part in batches))
 
 
 def _opened(clips: Clips) -> _Access:
@@ -140,30 +141,22 @@ def _opened(clips: Clips) -> _Access:
     return access
 
 
-def _tensor(values: npt.NDArray[np.float16] | None, device: torch.device) -> Tensor | None:
-    return None if values is None else torch.from_numpy(values).to(device)
+def _single(features: Features) -> Features:
+    audio, visual = features
+    return None if audio is None else audio.float(), visual
 
 
 class LabelledClips(Clips):
     """Clips with their class indices: what learning may look at.
 
     Args:
-        store: Where features lie.
+        source: What reads their features.
         rows: Rows of the store.
         labels: Class index of every row.
-        modality: Which features may be read.
-        device: Where batches go.
     """
 
-    def __init__(
-        self,
-        store: FeatureStore,
-        rows: Rows,
-        labels: Rows,
-        modality: Modality,
-        device: torch.device,
-    ) -> None:
-        super().__init__(store, rows, modality, device)
+    def __init__(self, source: Source, rows: Rows, labels: Rows) -> None:
+        super().__init__(source, rows)
         self.labels = labels
         # Changed in place they would no longer say which class a clip is of.
         self.labels.setflags(write=False)
@@ -177,9 +170,8 @@ class LabelledClips(Clips):
         Raises:
             ProtocolError: If the step these clips belong to is over.
         """
-        device = _opened(self).device
         audio, visual = self.features(positions)
-        labels = torch.from_numpy(self.labels[positions]).to(device)
+        labels = torch.from_numpy(self.labels[positions]).to(_opened(self).source.device)
         return Batch(audio, visual, labels, len(positions), positions)
 
 
@@ -189,23 +181,14 @@ class Validation:
     Their features can be read while accuracy is measured, their labels never.
 
     Args:
-        store: Where features lie.
+        source: What reads their features.
         rows: Rows of the store.
         labels: Class index of every row.
-        modality: Which features may be read.
-        device: Where batches go.
     """
 
-    def __init__(
-        self,
-        store: FeatureStore,
-        rows: Rows,
-        labels: Rows,
-        modality: Modality,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, source: Source, rows: Rows, labels: Rows) -> None:
         self._count = len(rows)
-        _VALIDATION[self] = (_Access(store, rows, modality, device), labels)
+        _VALIDATION[self] = (_Access(source, rows), labels)
 
     def __len__(self) -> int:
         return self._count
@@ -225,7 +208,7 @@ class Validation:
         if len(self) == 0:
             return float("nan")
         access, labels = _VALIDATION[self]
-        clips = Clips(access.store, access.rows, access.modality, access.device)
+        clips = Clips(access.source, access.rows)
         try:
             predicted = np.asarray(predict(clips))
         finally:
@@ -273,6 +256,28 @@ class Task:
         """Number of classes of earlier steps."""
         return sum(self.classes_per_step[:-1])
 
+    def batches(self, order: Iterable[tuple[Rows, Rows | None]]) -> Iterator[Batch]:
+        """Read batch after batch; the next two are read while one is used.
+
+        Args:
+            order: For every batch, which train clips and which exemplars, (B,) and (E,).
+
+        Raises:
+            ProtocolError: If the step is over.
+        """
+        train, exemplars = _opened(self.train), _opened(self.exemplars)
+        order = [(new, _NOWHERE if old is None else old) for new, old in order]
+        rows = (np.concatenate([train.rows[new], exemplars.rows[old]]) for new, old in order)
+        sweep = map(_single, train.source.sweep(rows))
+        for new, old in order:
+            labels = np.concatenate([self.train.labels[new], self.exemplars.labels[old]])
+            yield Batch(
+                *next(sweep),
+                torch.from_numpy(labels).to(train.source.device),
+                current=len(new),
+                positions=np.concatenate([new, old]),
+            )
+
     def remember(self, select: Select) -> None:
         """Keep exemplars of this step's classes for the steps to come.
 
@@ -306,8 +311,8 @@ class MemoryUse(NamedTuple):
 
     Attributes:
         clips: Places filled; a clip chosen twice fills two.
-        bytes: Features of its clips that the method may see, in half precision; a clip chosen
-            twice counts once.
+        bytes: Features of its clips that the method may see, as stored; a clip chosen twice counts
+            once.
     """
 
     clips: int
@@ -324,7 +329,14 @@ class TaskStream:
         joint: Whether D_t shall hold the clips of all seen classes (the oracle).
         memory: Where exemplars are kept; None if the method may keep none.
         device: Where batches go.
+        residency: Where a step's features lie; None to choose, see `settle`.
+        mean_of_tokens: Whether the method needs but the mean of a clip's visual tokens.
+
+    Attributes:
+        residency: Where those of the last step handed out lie.
     """
+
+    residency: Residency = "disk"
 
     def __init__(
         self,
@@ -335,13 +347,16 @@ class TaskStream:
         joint: bool,
         memory: ExemplarMemory | None,
         device: torch.device,
+        residency: Residency | None = None,
+        mean_of_tokens: bool = False,
     ) -> None:
         self._manifest = manifest
         self._store = store
-        self._modality: Modality = modality
+        self._columns = columns(store, modality, mean_of_tokens=mean_of_tokens)
         self._joint = joint
         self._memory = memory
         self._device = device
+        self._asked = residency
         self._store_row = store.rows_of(manifest.clip_ids)
         self._class_of_store_row = np.full(len(store), -1, dtype=np.int64)
         present = self._store_row >= 0
@@ -358,17 +373,23 @@ class TaskStream:
             first: From 0.
         """
         for step in range(first, len(self._manifest.classes_per_step)):
-            kept = [] if self._memory is None else self._memory.clips
+            train = self._store_row[self._select("train", step, only=not self._joint)]
+            if len(train) == 0:
+                raise AvbenchError(f"step {step + 1} has no train clip with features: prepare them")
+            val = _scattered(self._select("val", step))
+            kept = np.array([] if self._memory is None else self._memory.clips, dtype=np.int64)
+            read = np.concatenate([train, self._store_row[val], kept])
+            source = settle(self._columns, read, self._device, self._asked)
+            self.residency = source.residency
             task = Task(
                 step=step,
                 classes_per_step=self._manifest.classes_per_step[: step + 1],
-                train=self._labelled(self._rows("train", step, only=not self._joint)),
-                val=self._val(step),
-                exemplars=self._labelled(np.asarray(kept, dtype=np.int64)),
+                train=self._labelled(source, train),
+                val=Validation(source, self._store_row[val], self._manifest.class_indices[val]),
+                exemplars=self._labelled(source, kept),
                 places=self._places(step),
             )
-            if len(task.train) == 0:
-                raise AvbenchError(f"step {step + 1} has no train clip with features: prepare them")
+            del source  # what it holds ends with the access to it
             if self._memory is not None:
                 _MEMORY[task.train] = (self._memory, task.train.labels.copy())
             yield task
@@ -380,10 +401,7 @@ class TaskStream:
         """Return how much the memory holds now."""
         if self._memory is None:
             return MemoryUse(0, 0)
-        numbers = (self._modality != "visual") + (
-            (self._modality != "audio") * self._store.frames * self._store.cells
-        )
-        clip = numbers * self._store.dim * np.dtype(np.float16).itemsize
+        clip = sum(column.bytes for column in self._columns if column is not None)
         return MemoryUse(len(self._memory), len(set(self._memory.clips)) * clip)
 
     def exemplars(self) -> dict[int, list[str]]:
@@ -410,26 +428,15 @@ class TaskStream:
             the manifest.
         """
         rows = _scattered(self._select("test", step))
-        return self._unlabelled(rows), rows
+        source = Source(self._columns, self._device, "disk")  # they are read but once
+        return Clips(source, self._store_row[rows]), rows
 
     def _places(self, step: int) -> int:
         seen = sum(self._manifest.classes_per_step[: step + 1])
         return 0 if self._memory is None else self._memory.places(seen)
 
-    def _val(self, step: int) -> Validation:
-        rows = _scattered(self._select("val", step))
-        labels = self._manifest.class_indices[rows]
-        return Validation(self._store, self._store_row[rows], labels, self._modality, self._device)
-
-    def _unlabelled(self, rows: Rows) -> Clips:
-        return Clips(self._store, self._store_row[rows], self._modality, self._device)
-
-    def _labelled(self, store_rows: Rows) -> LabelledClips:
-        labels = self._class_of_store_row[store_rows]
-        return LabelledClips(self._store, store_rows, labels, self._modality, self._device)
-
-    def _rows(self, split: Split, step: int, *, only: bool = False) -> Rows:
-        return self._store_row[self._select(split, step, only=only)]
+    def _labelled(self, source: Source, store_rows: Rows) -> LabelledClips:
+        return LabelledClips(source, store_rows, self._class_of_store_row[store_rows])
 
     def _select(self, split: Split, step: int, *, only: bool = False) -> Rows:
         """Return manifest rows of a split up to a step (or of it only) that have features."""

@@ -311,7 +311,7 @@ def _recover(places: Places, ledger: Ledger) -> None:
                 outcome = Outcome(**json.loads(note.read_text(encoding="utf-8")))
             recorded = known.get(outcome.clip_id)
             is_new = recorded is None or recorded.sha256 != outcome.sha256
-            if is_new and name == f"{outcome.clip_id}.json":
+            if is_new:
                 with places.clips.opened(file_name(outcome.clip_id)) as clip:
                     if sha256(clip) == outcome.sha256:
                         ledger.record(outcome)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 
@@ -45,7 +47,7 @@ class ReadsPrivateParts(Honest):
     def learn(self, task):
         super().learn(task)
         access = stream._OPEN[task.train]
-        access.store.audio(access.rows.max() + 1)
+        access.source.read(access.rows[-1:] + 1)
 
 
 class ReadsWhatItSaysItDoesNot(Honest):
@@ -53,8 +55,9 @@ class ReadsWhatItSaysItDoesNot(Honest):
 
     def learn(self, task):
         super().learn(task)
-        access = stream._OPEN[task.train]
-        access.store.visual(access.rows)
+        stores = [thing for thing in gc.get_objects() if type(thing) is protocol._Watched]
+        for store in stores[-1:]:
+            store.visual(stream._OPEN[task.train].rows)
 
 
 class Hoards(Honest):

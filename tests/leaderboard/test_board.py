@@ -87,7 +87,6 @@ def test_numbers_share_a_line_and_texts_stay_as_they_are(boards, candidate):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda b: b | {"format": 1}, "format"),
         (lambda b: b | {"more": 1}, "more"),
         (lambda b: {"benchmark": "toy-ci"} | {"entries": 3}, "entries"),
         (lambda b: b | {"entries": b["entries"] * 2}, "different names"),
@@ -105,6 +104,14 @@ def test_what_is_not_a_board_is_one_line(boards, candidate, change, message):
     with pytest.raises(AvbenchError, match=f"not a leaderboard of avbench: .*{message}") as caught:
         Board.read(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("version", [1, 3, "2", None, 2.5])
+def test_other_versions_are_a_line_of_their_own(boards, version):
+    path = boards / "toy-ci.json"
+    path.write_text(json.dumps({"format": version, "benchmark": "toy-ci", "new": 1}))
+    with pytest.raises(AvbenchError, match=r"toy-ci.json: not format 2 of a leaderboard: use"):
+        Board.read(path)
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "101", "null"])

@@ -15,7 +15,9 @@ from avbench.leaderboard.entry import Reported, Verified
 from avbench.leaderboard.render import render
 
 CHROMIUM = Path("/usr/bin/chromium")
-HOSTILE = "<img src=x onerror=alert(1)></script><script>alert(2)</script>{{DATA}}|`*_[x](y)"
+HOSTILE = (
+    "www.a.org <img src=x onerror=alert(1)></script><script>alert(2)</script>{{DATA}}|`*_[x](y)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +119,7 @@ def test_sort_filter_select_and_open_a_matrix(opened, shipped):
     assert names(page) == []
     page.get_by_label("verified only").uncheck()
     page.locator("#modality").select_option("audio")
-    assert set(page.locator("#board tbody tr td:nth-child(5)").all_inner_texts()) == {"audio"}
+    assert set(page.locator("#board tbody tr td:nth-child(6)").all_inner_texts()) == {"audio"}
 
 
 def test_by_keyboard_alone(opened, shipped):
@@ -180,13 +182,16 @@ def test_markup_in_entries_stays_text(opened, boards, candidate):
     assert page.locator("#preset option").all_inner_texts() == ["all", HOSTILE]
     markdown = render(boards)["README.md"]
     assert "<img" not in markdown
+    assert "www.a" not in markdown
+    assert "*" not in markdown
+    assert "`" not in markdown
     row = next(line for line in markdown.splitlines() if "| said |" in line)
     assert row.count("|") == 10
     assert "](https://example.org/?a=%28b%29%5Bc%5D&lt;)" in row
 
 
 def test_exported_text_is_never_a_formula(opened, boards, candidate, tmp_path):
-    formulas = ["=1+1", "+1", "-1", "@SUM(A1)", "|cmd", "%0A", 'a "quoted", text']
+    formulas = ["=1+1", "+1", "-1", "@SUM(A1)", "|cmd", "%0A", "\uff1d1+1", 'a "quoted", text']
     made = candidate()
     entries = [
         made.entry.model_copy(update={"name": f"entry-{i}", "method": formula})

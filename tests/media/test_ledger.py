@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,3 +36,17 @@ def test_a_file_that_is_no_ledger(tmp_path: Path) -> None:
     (tmp_path / "l.sqlite").write_text("not a database, but long enough to look at" * 9)
     with pytest.raises(AvbenchError, match=r"l\.sqlite.*not a database"):
         Ledger(tmp_path / "l.sqlite")
+
+
+def test_who_reads_holds_nobody_up(tmp_path: Path) -> None:
+    path = tmp_path / "l.sqlite"
+    with Ledger(path) as ledger:
+        for n in range(3):
+            ledger.record(replace(GOOD, clip_id=str(n)))
+        with closing(sqlite3.connect(path)) as reader:
+            rows = reader.execute("SELECT clip_id FROM clips")
+            assert rows.fetchone()  # and goes on to hold the file
+            ledger._database.execute("PRAGMA busy_timeout = 0")
+            ledger.record(replace(GOOD, clip_id="3"))
+            assert len(rows.fetchall()) == 2, "what there was when it began"
+        assert len(ledger.all()) == 4

@@ -12,7 +12,7 @@ import tarfile
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from avbench.manifests.benchmark import Benchmark
 from avbench.media.check import check_clips, put_outdated_aside
 from avbench.media.ffmpeg import binary
 from avbench.media.ledger import Ledger, Outcome
+from avbench.media.places import sha256
 from avbench.media.plan import Choice, plan_clips
 from avbench.media.prepare import prepare_clips
 from avbench.media.sources.base import Network
@@ -180,6 +181,22 @@ def test_damaged_clips_are_found_and_made_again(few: Few) -> None:
     assert prepare_clips(benchmark, workers=2, report=silent).ok == 1
     assert bytes_of(benchmark) == good
     assert check_clips(benchmark, workers=2, report=silent) == (["a", "b", "c"], [])
+
+
+def test_clips_are_looked_at_and_not_only_counted(few: Few) -> None:
+    benchmark = few(["a", "b", "c"], sources=("render",))
+    prepare_clips(benchmark, workers=1, report=silent)
+    path = benchmark.home / "clips" / "b.mp4"
+    path.write_bytes(path.read_bytes()[:-2000])
+    with Ledger(benchmark.home / "ledger.sqlite") as ledger:
+        # As though it had been so when it was made.
+        row = ledger.all()["b"]
+        ledger.record(replace(row, sha256=sha256(path), bytes=path.stat().st_size))
+    seen: list[tuple[str, int, int]] = []
+    found = check_clips(benchmark, workers=2, report=lambda *progress: seen.append(progress))
+    assert found == (["a", "c"], ["b"])
+    assert seen == [("checking clips", n, 3) for n in (1, 2, 3)]
+    assert ledger_of(benchmark)["b"].detail.startswith("undecodable")
 
 
 @pytest.mark.parametrize("backend", ["loky", "dask"])

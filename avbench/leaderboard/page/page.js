@@ -23,6 +23,7 @@ const columns = [
   { title: "Rank", key: (r) => r.rank, number: true, text: (r) => (r.rank === null ? "–" : r.shown) },
   { title: "Entry", key: (r) => r.name, text: (r) => r.name },
   { title: "Method", key: (r) => r.method, text: (r) => r.method },
+  { title: "Standing", key: standing, text: standing },
   { title: "Input", key: (r) => r.modality, text: (r) => r.modality },
   { title: "Features", key: (r) => r.preset, text: (r) => r.preset ?? "–" },
   { title: "Mean accuracy", key: (r) => r.mean_accuracy, number: true,
@@ -33,7 +34,6 @@ const columns = [
   { title: "Exemplars", key: (r) => r.exemplars, number: true, text: (r) => r.exemplars ?? "–" },
   { title: "s/seed", key: (r) => r.seconds, number: true, text: (r) => fixed(r.seconds, 0) },
   { title: "Pre-training", key: (r) => r.pretraining, text: (r) => r.pretraining ?? "–", wrap: true },
-  { title: "Standing", key: standing, text: standing, wrap: true },
   { title: "Authors or source", key: (r) => (r.authors ?? [r.source]).join("; "),
     text: (r) => (r.authors ?? [r.source]).join(", "), wrap: true },
 ];
@@ -179,7 +179,7 @@ function csv() {
     if (missing(value)) return "";
     if (typeof value === "number") return String(value);
     // A spreadsheet must not take text for a formula.
-    const text = /^[\s=+\-@|%]/.test(value) ? "'" + value : value;
+    const text = /^[\s=+\-@|%\uff1d\uff0b\uff0d\uff20]/.test(value) ? "'" + value : value;
     return '"' + text.replaceAll('"', '""') + '"';
   };
   const lines = [columns.map((c) => field(c.title)), ...shownRows().map((r) => columns.map((c) => field(c.key(r))))];

@@ -1,0 +1,253 @@
+"""Where the features of a step lie while it is learned: on the device, in memory, or on disk."""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from avbench.features.means import token_means
+from avbench.features.rows import Floats, Rows
+from avbench.features.store import FeatureStore
+from avbench.resources import memory_limit
+from avbench.types import AvbenchError, Modality, Residency
+
+Features = tuple[Tensor | None, Tensor | None]
+"""Audio (n, d) and visual tokens (n, L * S, d) or their mean (n, 1, d), as stored; None where the
+modality excludes it."""
+
+_READ_AHEAD = 2
+# Clips copied to the device at a time.
+_CHUNK = 128
+
+
+@dataclass(frozen=True)
+class Column:
+    """Features of one modality.
+
+    Attributes:
+        shape: Of one clip.
+        dtype: Of the numbers.
+        read: Reads rows into memory, and returns that.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    read: Callable[[Rows, Floats], Floats]
+
+    @property
+    def bytes(self) -> int:
+        """Of one clip."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def empty(self, count: int) -> Floats:
+        """Return memory for so many clips."""
+        return np.empty((count, *self.shape), self.dtype)
+
+    def held(self, rows: Rows) -> Column:
+        """Read rows, sorted, into memory; return what reads them, and no others, from there."""
+        held = self.read(rows, self.empty(len(rows)))
+
+        def read(some: Rows, out: Floats) -> Floats:
+            return np.take(held, np.searchsorted(rows, some), axis=0, out=out, mode="clip")
+
+        return Column(self.shape, self.dtype, read)
+
+
+def columns(
+    store: FeatureStore, modality: Modality, *, mean_of_tokens: bool = False
+) -> tuple[Column | None, Column | None]:
+    """Return what of a store may be read: audio and visual tokens.
+
+    Args:
+        store: The store.
+        modality: Which features may be read.
+        mean_of_tokens: Whether the mean of a clip's tokens, as if it were its only token, stands
+            for all of them.
+    """
+    audio = Column((store.dim,), store.dtype, store.audio)
+    if modality == "audio":
+        return audio, None
+    visual = Column((store.frames * store.cells, store.dim), store.dtype, store.visual)
+    if mean_of_tokens:
+        visual = Column((1, store.dim), np.dtype(np.float32), token_means(store))
+    return (None if modality == "visual" else audio), visual
+
+
+class Source:
+    """Hands out features of clips on a device.
+
+    Args:
+        of: What may be read: audio and visual tokens.
+        device: Where batches go.
+        residency: Where features lie.
+    """
+
+    def __init__(
+        self, of: tuple[Column | None, Column | None], device: torch.device, residency: Residency
+    ) -> None:
+        self.residency = residency
+        self.device = device
+        self._columns = [None if column is None else _Lender(column, device) for column in of]
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def read(self, rows: Rows) -> Features:
+        """Read features of clips onto the device.
+
+        Args:
+            rows: Rows of the store, (n,).
+        """
+        audio, visual = (
+            None if column is None else self._on_device(column.read(rows))
+            for column in self._columns
+        )
+        return audio, visual
+
+    def sweep(self, batches: Iterable[Rows]) -> Iterator[Features]:
+        """Read batches in order; while one is used, a thread reads the next two.
+
+        Args:
+            batches: Rows of the store.
+        """
+        waiting: deque[Future[Features]] = deque()
+        try:
+            for rows in batches:
+                waiting.append(_reader().submit(self.read, rows))
+                if len(waiting) > _READ_AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for batch in waiting:
+                batch.cancel()
+
+    def _on_device(self, values: Floats) -> Tensor:
+        tensor = torch.from_numpy(values)
+        if self._stream is None:
+            return tensor.to(self.device)
+        # On a stream of its own, a copy does not wait for the batch before it.
+        with torch.cuda.stream(self._stream):
+            copy = tensor.to(self.device, non_blocking=True)
+        self._stream.synchronize()
+        copy.record_stream(torch.cuda.default_stream(self.device))
+        return copy
+
+
+class _OnDevice(Source):
+    """Hands out features that lie on the device already."""
+
+    def __init__(
+        self, of: tuple[Column | None, Column | None], device: torch.device, rows: Rows
+    ) -> None:
+        super().__init__(of, device, "device")
+        self._rows = rows
+        self._held = [None if c is None else self._load(c, rows) for c in of]
+
+    def _load(self, column: Column, rows: Rows) -> Tensor:
+        dtype = torch.from_numpy(column.empty(0)).dtype
+        held = torch.empty((len(rows), *column.shape), dtype=dtype, device=self.device)
+        buffer = column.empty(_CHUNK)
+        for start in range(0, len(rows), _CHUNK):
+            some = rows[start : start + _CHUNK]
+            held[start : start + len(some)] = torch.from_numpy(
+                column.read(some, buffer[: len(some)])
+            )
+        return held
+
+    def read(self, rows: Rows) -> Features:
+        positions = torch.from_numpy(np.searchsorted(self._rows, rows)).to(self.device)
+        audio, visual = (None if held is None else held[positions] for held in self._held)
+        return audio, visual
+
+    def sweep(self, batches: Iterable[Rows]) -> Iterator[Features]:
+        return map(self.read, batches)
+
+
+class _Lender:
+    """Reads a column into memory that is used again when nobody refers to it any more.
+
+    New memory comes in pages that the system clears first, which takes as long as reading.
+    """
+
+    def __init__(self, column: Column, device: torch.device) -> None:
+        self._column = column
+        self._pinned = device.type == "cuda"
+        self._free: deque[Floats] = deque()
+
+    def read(self, rows: Rows) -> Floats:
+        lent = self._lend(len(rows))
+        return self._column.read(rows, lent)
+
+    def _lend(self, count: int) -> Floats:
+        memory = None
+        while self._free and memory is None:
+            memory = self._free.popleft()
+            if len(memory) < count:
+                memory = None  # too small for the batches of today: let it go
+        if memory is None:
+            memory = self._new(count)
+        lent = memory[:count]
+        # Tensors hold on to this very object, and graphs and views to their tensors.
+        weakref.finalize(lent, self._free.append, memory)
+        return lent
+
+    def _new(self, count: int) -> Floats:
+        if not self._pinned:
+            return self._column.empty(count)
+        like = torch.from_numpy(self._column.empty(0))
+        pinned = torch.empty((count, *self._column.shape), dtype=like.dtype, pin_memory=True)
+        return np.asarray(pinned.numpy())
+
+
+def settle(
+    of: tuple[Column | None, Column | None],
+    rows: Rows,
+    device: torch.device,
+    asked: Residency | None = None,
+) -> Source:
+    """Put the features of some clips where they are read fastest.
+
+    Without being asked: on the device if they take at most half of what is free there, in memory
+    if at most a quarter of what the machine or the cgroup allows, else they stay on disk.
+
+    Args:
+        of: What may be read: audio and visual tokens.
+        rows: Rows of the store that will be read.
+        device: Where batches go; a CPU's memory is the machine's.
+        asked: Where they shall lie; None to choose.
+
+    Raises:
+        AvbenchError: If they do not fit where they shall lie, or cannot be read.
+    """
+    rows = np.unique(rows)
+    size = len(rows) * sum(column.bytes for column in of if column is not None)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    if asked is None:
+        asked = "device" if size <= free / 2 else "ram" if size <= memory_limit() / 4 else "disk"
+    if asked == "device" and device.type == "cpu":
+        asked = "ram"
+    there = {"device": free, "ram": memory_limit(), "disk": size}[asked]
+    if size > there and device.type in ("cpu", "cuda"):
+        raise AvbenchError(
+            f"a step's features take {size / 1e9:.1f} GB, more than the {there / 1e9:.1f} GB of"
+            f" {asked}: choose another --residency"
+        )
+    if asked == "device":
+        return _OnDevice(of, device, rows)
+    if asked == "ram":
+        audio, visual = (None if column is None else column.held(rows) for column in of)
+        return Source((audio, visual), device, "ram")
+    return Source(of, device, "disk")
+
+
+@cache
+def _reader() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="avbench-read-ahead")

@@ -1,0 +1,144 @@
+"""Where features lie changes how fast they come, and nothing else."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+import torch
+
+from avbench.evaluation.evaluator import evaluate
+from avbench.learning import residency as module
+from avbench.learning.residency import Source, columns, settle
+from avbench.types import AvbenchError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def store(tiny, with_features):
+    return with_features(tiny())
+
+
+@pytest.fixture(params=["audio-visual", "audio", "visual"])
+def readable(request, store):
+    return columns(store, request.param)
+
+
+def same(found, store, rows, readable):
+    for one, column, read in zip(found, readable, (store.audio, store.visual), strict=True):
+        assert (one is None) == (column is None)
+        if one is not None:
+            assert one.dtype == torch.float16
+            np.testing.assert_array_equal(one.numpy(), read(rows))
+
+
+@pytest.mark.parametrize("asked", ["device", "ram", "disk"])
+def test_the_same_features_wherever_they_lie(store, readable, asked):
+    held = np.array([90, 3, 4, 60, 5, 3])
+    source = settle(readable, held, CPU, asked)
+    assert source.residency == ("ram" if asked == "device" else asked)
+    rows = np.array([60, 3, 3, 90])
+    same(source.read(rows), store, rows, readable)
+    batches = [np.array(b, dtype=np.int64) for b in ([4], [5, 3, 90], [], [60, 60], [3, 4, 5, 60])]
+    for rows, found in zip(batches, source.sweep(batches), strict=True):
+        same(found, store, rows, readable)
+
+
+def test_on_a_device_that_is_none_of_the_cpu(store):
+    """The way of a GPU, without one: all is there before it is asked for."""
+    both = columns(store, "audio-visual")
+    source = module._OnDevice(both, CPU, np.arange(0, 120, 3))
+    rows = np.array([30, 0, 117])
+    same(source.read(rows), store, rows, both)
+    (found,) = source.sweep([rows])
+    same(found, store, rows, both)
+
+
+def test_what_is_chosen_depends_on_what_fits(store, monkeypatch):
+    both = columns(store, "audio-visual")
+    size = 30 * (1 + 32) * 12 * 2
+    for limit, expected in ((4 * size, "ram"), (4 * size - 1, "disk")):
+        monkeypatch.setattr(module, "memory_limit", lambda limit=limit: limit)
+        assert settle(both, np.repeat(np.arange(30), 2), CPU).residency == expected
+    monkeypatch.setattr(module, "memory_limit", lambda: size - 1)
+    with pytest.raises(AvbenchError, match="more than the 0.0 GB of ram: choose another"):
+        settle(both, np.arange(30), CPU, "ram")
+
+
+def test_batches_that_are_still_used_are_not_overwritten(store):
+    source = Source(columns(store, "audio-visual"), CPU, "disk")
+    rows = [np.array([n, n + 1]) for n in range(0, 60, 2)]
+    kept = [(r, *features) for r, features in zip(rows, source.sweep(rows), strict=True)]
+    views = [visual[1:, 3] for _, visual in source.sweep(rows)]
+    weight = torch.ones(12, requires_grad=True)
+    graphs = [(visual.float() * weight).sum() for _, visual in source.sweep(rows)]
+    for r, audio, visual in kept:
+        np.testing.assert_array_equal(audio.numpy(), store.audio(r))
+        np.testing.assert_array_equal(visual.numpy(), store.visual(r))
+    for r, view, graph in zip(rows, views, graphs, strict=True):
+        np.testing.assert_array_equal(view.numpy(), store.visual(r)[1:, 3])
+        (gradient,) = torch.autograd.grad(graph, weight)
+        expected = store.visual(r).astype(np.float32).sum((0, 1))
+        np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_memory_of_batches_is_used_again(store, monkeypatch):
+    made = []
+    new = module._Lender._new
+    monkeypatch.setattr(module._Lender, "_new", lambda *given: made.append(1) or new(*given))
+    source = Source(columns(store, "visual"), CPU, "disk")
+    for start in range(0, 100, 10):
+        _, visual = source.read(np.arange(start, start + 10 - start // 50))
+        same((None, visual), store, np.arange(start, start + len(visual)), columns(store, "visual"))
+        del visual
+        gc.collect()
+    assert len(made) == 1
+
+
+def test_no_more_than_two_batches_are_read_ahead(store, monkeypatch):
+    asked = []
+    both = columns(store, "audio")
+    source = Source(both, CPU, "disk")
+    read = source.read
+
+    def reading(rows):
+        asked.append(int(rows[0]))
+        return read(rows)
+
+    monkeypatch.setattr(source, "read", reading)
+    sweep = source.sweep(np.array([n]) for n in range(10))
+    for number in range(4):
+        next(sweep)
+        module._reader().submit(int).result()  # what was handed to the thread is done
+        assert asked == list(range(min(number + 3, 10)))
+    sweep.close()
+    module._reader().submit(int).result()
+    assert len(asked) <= 6
+
+
+def test_what_goes_wrong_while_reading_ahead_is_told(store):
+    source = Source(columns(store, "audio"), CPU, "disk")
+    sweep = source.sweep([np.array([0]), np.array([500])])
+    next(sweep)
+    with pytest.raises(IndexError):
+        next(sweep)
+
+
+@pytest.mark.parametrize("method", ["avcil", "icarl-nme"])
+def test_runs_are_the_same_to_the_byte(tiny, with_features, tmp_path, method):
+    benchmark = tiny()
+    with_features(benchmark)
+    settings = {"epochs": "2", "batch_size": "8"}
+    found = []
+    for residency in ("ram", "disk"):
+        out = tmp_path / residency
+        result = evaluate(
+            benchmark, method, seeds=[0], out=out, settings=settings, residency=residency
+        )
+        assert {step.residency for run in result.runs for step in run.cost} == {residency}
+        files = [out / "seed-0" / "predictions.parquet", *out.glob("seed-0/step-*.safetensors")]
+        assert len(files) == 4
+        found.append([path.read_bytes() for path in sorted(files)])
+    assert found[0] == found[1]
