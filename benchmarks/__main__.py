@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks import timing
 
 # The quickest first. Not parity, which needs results to compare with.
-NAMES = ("splits", "prepare", "attention", "decode", "leaderboard")
+NAMES = ("splits", "prepare", "attention", "decode", "leaderboard", "forecast", "training")
 RESULTS = Path(__file__).parent / "results"
 
 
