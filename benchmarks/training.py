@@ -212,11 +212,13 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     steps = iter(stream)
     method.learn(next(steps))
     task, before = next(steps), timing.peak_mb()
-    method.settings = replace(settings, epochs=given.turns + 1)
+    # The first warms up; the most memory is held in the second.
+    epochs = given.turns + 1 if both else 2
+    method.settings = replace(settings, epochs=epochs)
     if given.way == "plain":
         method.start(task)
         theirs = start(method)
-        for _ in range(given.turns + 1):
+        for _ in range(epochs):
             theirs.train()
     else:
         method.learn(task)
@@ -254,14 +256,17 @@ def main() -> None:
         folder = Path(name)
         # Two batches of new clips, in two classes.
         lay_out(folder, per_class=given.batch, cells=cells, dim=dim)
-        show_times(given, folder, ways)
+        clocks = ["plain, CPU ms a clip", "ours", "CPU, times less", "wall, times less"]
+        header = ["method", "input", "malloc", *clocks, "ours once a step, CPU ms a clip"]
+        timing.show(header, times(given, folder, ways))
         if not given.quick:
-            show_memory(given, folder, ways)
+            print()
+            header = ["method", "input", "plain, MB", "ours, MB", "times less"]
+            timing.show(header, memory(given, folder, ways))
 
 
-def show_times(given: argparse.Namespace, folder: Path, ways: Ways) -> None:
-    """Print times and how many times less ours are."""
-    rows = []
+def times(given: argparse.Namespace, folder: Path, ways: Ways) -> Iterator[list[str]]:
+    """Yield times, and how many times less ours are."""
     for (method, modality), allocator in product(ways, ["tuned"] if given.quick else ALLOCATORS):
         found = alone(given, folder, method, modality, "both", ALLOCATORS[allocator])
         (first, *ours), (_, *theirs) = (
@@ -273,22 +278,16 @@ def show_times(given: argparse.Namespace, folder: Path, ways: Ways) -> None:
         ]
         once = first.cpu - statistics.median(sample.cpu for sample in ours)
         less, added = timing.ratios(theirs, ours), f"{1000 * once / found['clips']:.1f}"
-        rows.append([method, modality, allocator, *a_clip, *less, added])
-    clocks = ["plain, CPU ms a clip", "ours", "CPU, times less", "wall, times less"]
-    header = ["method", "input", "malloc", *clocks, "ours once a step, CPU ms a clip"]
-    print(timing.table(header, rows))
+        yield [method, modality, allocator, *a_clip, *less, added]
 
 
-def show_memory(given: argparse.Namespace, folder: Path, ways: Ways) -> None:
-    """Print the most memory that each way needs."""
-    rows = []
+def memory(given: argparse.Namespace, folder: Path, ways: Ways) -> Iterator[list[str]]:
+    """Yield the most memory that each way needs."""
     for way in ways:
         theirs, ours = (
             alone(given, folder, *way, which, {})["memory"] for which in ("plain", "ours")
         )
-        rows.append([*way, f"{theirs:,.0f}", f"{ours:,.0f}", f"{theirs / ours:.1f}"])
-    print()
-    print(timing.table(["method", "input", "plain, MB", "ours, MB", "times less"], rows))
+        yield [*way, f"{theirs:,.0f}", f"{ours:,.0f}", f"{theirs / ours:.1f}"]
 
 
 def alone(

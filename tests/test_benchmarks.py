@@ -57,6 +57,15 @@ def test_ways_are_run_by_turns_and_compared_turn_by_turn():
     assert timing.spread([0.25]) == "0.25"
 
 
+def test_rows_are_shown_as_they_come(capsys):
+    def rows():
+        assert capsys.readouterr().out.splitlines() == ["| a |", "| --- |"]
+        yield [1]
+
+    timing.show(["a"], rows())
+    assert capsys.readouterr().out == "| 1 |\n"
+
+
 def test_time_of_children_counts():
     samples: list[timing.Sample] = []
     with timing.timed(samples):
