@@ -197,6 +197,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         joint=False,
         memory=ExemplarMemory(2 * given.exemplars) if method_class.uses_memory else None,
         device=torch.device("cpu"),
+        mean_of_tokens=modality == "visual" and method_class.mean_of_tokens,
     )
     sizes = {"batch_size": given.batch}
     if name in plain.PAIRED:
