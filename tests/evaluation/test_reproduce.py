@@ -21,6 +21,7 @@ from avbench.evaluation import reproduce as reproduction
 from avbench.evaluation.apart import Job, fair_threads, run_apart, run_here
 from avbench.evaluation.grid import SUITES, cells, paper
 from avbench.evaluation.paper_table import Row
+from avbench.evaluation.plots import plot_memory
 from avbench.evaluation.result import Result
 from avbench.manifests.benchmark import Benchmark
 from avbench.types import AvbenchError, UsageError
@@ -121,6 +122,14 @@ def test_the_bound_forgets_nothing_and_is_marked(grid):
     assert rows["oracle"].ours("average_forgetting") is None
     assert rows["oracle"].cells()[0] == "oracle (joint access)"
     assert rows["avcil"].ours("average_forgetting") is not None
+
+
+def test_gaps_in_the_data_show_in_table_and_figure(grid, tmp_path):
+    row = grid[1]["figure6"].rows[0]
+    partial = row.result.model_copy(update={"coverage": row.result.coverage | {"test": 0.5}})
+    assert Row(row.cell, partial).cells()[0] == "avcil,memory=15 (partial)"
+    plot_memory([15], [partial], tmp_path / "figure.svg")
+    assert "avcil (partial) on toy-ci" in (tmp_path / "figure.svg").read_text()
 
 
 def test_table_3_switches_the_parts_off(grid):
@@ -327,14 +336,16 @@ def wait_for(condition):
     return found
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
-def test_stopped_by_anything_it_leaves_no_process_and_goes_on(sign, small, tmp_path):
+@pytest.mark.parametrize(
+    ("sign", "backend"), [(signal.SIGINT, "threading"), (signal.SIGKILL, "loky")]
+)
+def test_stopped_by_anything_it_leaves_no_process_and_goes_on(sign, backend, small, tmp_path):
     command = [sys.executable, "-m", "avbench", "reproduce", "figure6"]
     command += ["--benchmark", str(tmp_path / "tiny.toml"), "--seeds", "0", "--out", "runs"]
     # As a terminal has it, whatever the tests were started from.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
-        [*command, "--set", "epochs=300", "--workers", "2"],
+        [*command, "--set", "epochs=300", "--workers", "2", "--backend", backend],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
@@ -342,7 +353,8 @@ def test_stopped_by_anything_it_leaves_no_process_and_goes_on(sign, small, tmp_p
     signal.signal(signal.SIGINT, before)
     runs = tmp_path / "runs"
     wait_for(lambda: list(runs.glob("*/unfinished-seed-0/step-1.json")))
-    begun = _children_of(process.pid, "avbench.evaluation.apart")
+    starters = [process.pid, *_children_of(process.pid, "loky")]
+    begun = [pid for s in starters for pid in _children_of(s, "avbench.evaluation.apart")]
     assert begun
     process.send_signal(sign)
     _, said = process.communicate(timeout=60)
