@@ -15,7 +15,10 @@ from pathlib import Path
 from benchmarks import timing
 
 # The quickest first. Not parity, which needs results to compare with.
-NAMES = ("splits", "prepare", "decode", "leaderboard")
+NAMES = (
+    *("splits", "prepare", "attention", "decode", "leaderboard", "forecast"),
+    *("reads", "growth", "training", "memory"),
+)
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -104,28 +103,48 @@ def measure(ways: dict[str, Callable[[Path], np.ndarray]], clip: Path, runs: int
     print(timing.table(["way", *clocks], rows))
 
 
-def clips_a_second(pool: Callable[[int], Executor], workers: int, clip: Path, count: int) -> float:
-    """Return how many clips a pool of workers decodes in a second."""
+def pooled(pool: Callable[[int], Executor], workers: int, clip: Path, count: int) -> timing.Sample:
+    """Return the seconds a pool of workers needs for a clip."""
+    begun_cpu = timing.cpu_s()
     with pool(workers) as executor:
         list(executor.map(ours, [clip] * workers))  # every worker has begun
         begun = time.perf_counter()
         list(executor.map(ours, [clip] * count))
-        return count / (time.perf_counter() - begun)
+        wall = (time.perf_counter() - begun) / count
+    # The time of processes shows when they have ended.
+    return timing.Sample((timing.cpu_s() - begun_cpu) / (workers + count), wall)
 
 
 def scale(clip: Path, runs: int, workers: int) -> None:
-    """Print clips a second by threads and by processes, run by turns."""
-    pools: list[Callable[[int], Executor]] = [ThreadPoolExecutor, ProcessPoolExecutor]
-    ways = [(count, pool) for count in range(1, workers + 1) for pool in pools]
-    rates: dict[Any, list[float]] = {way: [] for way in ways}
+    """Print clips a second by threads and by processes, run by turns, and how far they scale.
+
+    On a busy machine the clock tells little. CPU time tells what waiting for each other costs: as
+    much a clip with two processes as with one means twice the clips where each has a core.
+    """
+    pools: dict[str, Callable[[int], Executor]] = {
+        "threads": ThreadPoolExecutor,
+        "processes": ProcessPoolExecutor,
+    }
+    ways = [(name, count) for count in range(1, workers + 1) for name in pools]
+    found: dict[tuple[str, int], list[timing.Sample]] = {way: [] for way in ways}
     for _ in range(min(runs, 5)):
-        for count, pool in ways:
-            rates[count, pool].append(clips_a_second(pool, count, clip, runs))
-    rows = [
-        [count, *(timing.spread(rates[count, pool]) for pool in pools)]
-        for count in range(1, workers + 1)
-    ]
-    print(timing.table(["workers", "clips/s, threads", "clips/s, processes"], rows))
+        for name, count in ways:
+            found[name, count].append(pooled(pools[name], count, clip, runs))
+    rows = []
+    for name, count in ways:
+        samples, alone = found[name, count], found[name, 1]
+        turns = list(zip(alone, samples, strict=True))
+        rows.append(
+            [
+                f"{count} {name}",
+                timing.spread([1 / s.wall for s in samples]),
+                timing.spread([1000 * s.cpu for s in samples], 0),
+                timing.spread([one.wall / s.wall for one, s in turns]),
+                timing.spread([count * one.cpu / s.cpu for one, s in turns]),
+            ]
+        )
+    times = ["times one worker's, by the clock", "by CPU time"]
+    print(timing.table(["workers", "clips/s", "CPU, ms a clip", *times], rows))
 
 
 def main() -> None:

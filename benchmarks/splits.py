@@ -2,7 +2,7 @@
 
     python -m benchmarks.splits [--runs N]
 
-Prints, per benchmark, medians over runs in one process: building from the table of annotations,
+Prints, per benchmark, CPU time over runs in one process: building from the table of annotations,
 loading the shipped file (with all checks and the fingerprint), and making a variant of it. The
 last column is the time of pyarrow alone to read the file, which is the limit.
 """
@@ -32,7 +32,7 @@ def main() -> None:
             "pyarrow alone, ms": lambda path=path: pq.read_table(path),
         }
         samples = timing.by_turns(ways, 1 if given.quick else given.runs)
-        times = [timing.spread([1000 * s.wall for s in each], 1) for each in samples.values()]
+        times = [timing.spread([1000 * s.cpu for s in each], 1) for each in samples.values()]
         rows.append([name, f"{len(Benchmark.load(name).manifest):,}", *times])
     print(timing.table(["benchmark", "clips", *ways], rows))
 

@@ -94,6 +94,13 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
+def show(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a Markdown table row by row, as each is measured."""
+    print(table(header, []), flush=True)
+    for row in rows:
+        print(table(row, []).splitlines()[0], flush=True)
+
+
 def machine() -> str:
     """Return machine and versions as a Markdown table."""
     facts = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from avbench.types import AvbenchError, Modality
 
 # Beyond them a process has more threads than a small network keeps busy.
 _MOST_THREADS = 8
+_POLL_SECONDS = 1.0
+_LONGEST_REASON = 4000
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,8 @@ def run_apart(job: Job) -> tuple[str, str | None]:
         ):
             assert process.stdout is not None
             try:
+                code = _ended(process)
                 answer = process.stdout.read()
-                code = process.wait()
             finally:
                 process.kill()
             if code == 0:
@@ -89,6 +92,18 @@ def run_apart(job: Job) -> tuple[str, str | None]:
             return job.out, answer.decode(errors="replace") or _crash(job, code, printed)
     except OSError as error:
         return job.out, str(error)
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int:
+    """Wait for a process; end with the one that started this, if this is a worker of a pool."""
+    worker = multiprocessing.current_process().name != "MainProcess"
+    parent = os.getppid()
+    while True:
+        try:
+            return process.wait(timeout=_POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            if worker and os.getppid() != parent:
+                os._exit(1)  # it would go on with the next run
 
 
 def run_here(job: Job) -> None:
@@ -133,7 +148,7 @@ def _main() -> None:
     try:
         run_here(Job(**json.loads(sys.argv[1])))
     except (AvbenchError, OSError) as error:
-        os.write(answer, str(error).encode())
+        os.write(answer, str(error)[:_LONGEST_REASON].encode())
         sys.exit(1)
     except Exception:
         traceback.print_exc()

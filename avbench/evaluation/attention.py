@@ -122,7 +122,7 @@ def draw_attention(
     with clips.opened(name) as path:
         clip = decode(path, frames=frames, height=_SIDE, width=_SIDE, sample_rate=16_000)
     label = chosen.manifest.table["label"][chosen.manifest.clip_ids.index(clip_id)].as_py()
-    title = f"{result.name}, seed {seed}: {clip_id} ({label})"
+    title = f"{result.label}, seed {seed}: {clip_id} ({label})"
     plot_attention(clip.pictures[::_TUBELET], found.spatial, found.temporal, out, title=title)
     return found
 

@@ -68,6 +68,8 @@ class Comparison:
             "preset": self.a.config["preset"],
             "a": self.a.name,
             "b": self.b.name,
+            "access": {"a": self.a.config["access"], "b": self.b.config["access"]},
+            "coverage": self.a.coverage,
             "seeds": {"a": self.a.seeds, "b": self.b.seeds},
             "differences": {
                 name: {

@@ -110,7 +110,7 @@ def plot_memory(sizes: Sequence[int], results: Sequence[Result], path: Path) -> 
     )
     axes.errorbar(sizes, mean, yerr=np.nan_to_num(spread), color=_COLOURS[0], marker="o", capsize=3)
     axes.set(xlabel="memory size (clips)", ylabel="mean accuracy (%)")
-    axes.set_title(f"{results[0].name} on {results[0].config['benchmark']}")
+    axes.set_title(f"{results[0].label} on {results[0].config['benchmark']}")
     _save(figure, path)
 
 

@@ -63,6 +63,11 @@ class Row:
         """Whether the method sees the data of all seen classes."""
         return bool(self.result.config["access"] == "joint")
 
+    @property
+    def marked(self) -> str:
+        """The label with its marks, as `Result.marks` has them."""
+        return self.label + self.result.marks
+
     def forgetting(self) -> Summary | None:
         """Average forgetting; None for a bound or a single step, which forget nothing."""
         found = self.result.metric("average_forgetting")
@@ -73,7 +78,7 @@ class Row:
         accuracy, forgetting = self.result.metric("mean_accuracy"), self.forgetting()
         low, high = accuracy.interval
         return [
-            self.label + (" (joint access)" if self.joint else ""),
+            self.marked,
             self.standing,
             str(len(self.result.seeds)),
             _spread(accuracy, "±"),
@@ -232,7 +237,7 @@ def latex(group: Group) -> str:
         if row.standing in ("best", "tie with the best"):
             accuracy = rf"\textbf{{{accuracy}}}"
         cells = [
-            _tex(row.label) + (" (joint access)" if row.joint else ""),
+            _tex(row.marked),
             accuracy,
             _spread(forgetting, r"$\pm$") if forgetting else "--",
         ]
@@ -303,7 +308,7 @@ def _differ(groups: Sequence[Group]) -> list[str]:
 def _draw(group: Group, out: Path, prefix: str) -> list[dict[str, str]]:
     """Draw the figures of a group; return where they lie, what they hold and what to call them."""
     results = [row.result for row in group.rows]
-    labels = [row.label + (" (joint)" if row.joint else "") for row in group.rows]
+    labels = [row.marked for row in group.rows]
     figures: list[dict[str, str]] = []
 
     def add(name: str, caption: str, draw: Callable[..., None]) -> None:
@@ -339,14 +344,14 @@ def _draw(group: Group, out: Path, prefix: str) -> list[dict[str, str]]:
     for number, row in enumerate(group.rows, start=1):
         add(
             f"matrix-{number}-{_slug(row.result.name)}",
-            f"{row.label}: accuracy after each step on the classes of each step",
-            partial(plots.plot_matrix, row.result, label=row.label),
+            f"{row.marked}: accuracy after each step on the classes of each step",
+            partial(plots.plot_matrix, row.result, label=row.marked),
         )
         if row.confusion is not None:
             add(
                 f"confusion-{number}-{_slug(row.result.name)}",
-                f"{row.label}: which step's classes are taken for which after the last step",
-                partial(plots.plot_confusion, row.confusion, title=row.label),
+                f"{row.marked}: which step's classes are taken for which after the last step",
+                partial(plots.plot_confusion, row.confusion, title=row.marked),
             )
     return figures
 

@@ -232,7 +232,8 @@ def _read(path: Path) -> pa.Table:
         raise AvbenchError(f"no predictions {path}: check the path") from error
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0][:120]
-        raise AvbenchError(f"{path}: not readable as {suffix[1:]} ({reason})") from error
+        remedy = "write it again" + (", in UTF-8, with commas" if suffix == ".csv" else "")
+        raise AvbenchError(f"{path}: not readable as {suffix[1:]} ({reason}): {remedy}") from error
 
 
 def _columns(table: pa.Table | pd.DataFrame) -> Columns:

@@ -47,7 +47,13 @@ class Attended(NamedTuple):
 
 
 def attend(
-    query: Tensor, tokens: Tensor, weight: Tensor, bias: Tensor, reference: Tensor | None = None
+    query: Tensor,
+    tokens: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    reference: Tensor | None = None,
+    *,
+    product: torch.dtype | None = None,
 ) -> Attended:
     """Attend to the cells of every frame without keeping maps.
 
@@ -57,6 +63,7 @@ def attend(
         weight: W, (d, d).
         bias: b, (d,).
         reference: R, maps of the last E clips, (E, L, S, d), as a teacher gives them.
+        product: In which precision W x and its gradient are multiplied; None for that of W.
 
     Raises:
         ValueError: If tokens ask for a gradient.
@@ -64,7 +71,7 @@ def attend(
     if tokens.requires_grad:
         raise ValueError("no gradient reaches frozen tokens: ask for maps, or detach them")
     scores, values, sums, referred = _Pooling.apply(  # type: ignore[no-untyped-call]
-        query, tokens, weight, bias, reference, torch.is_grad_enabled()
+        query, tokens, weight, bias, reference, product or weight.dtype, torch.is_grad_enabled()
     )
     log_sums, q = sums.log(), query[:, None]
     entropy = log_sums - q * scores
@@ -74,13 +81,21 @@ def attend(
     return Attended(scores, values, entropy, log_sums[first:] - q[first:] * referred)
 
 
-def attend_with_maps(query: Tensor, tokens: Tensor, weight: Tensor, bias: Tensor) -> Attended:
+def attend_with_maps(
+    query: Tensor,
+    tokens: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    product: torch.dtype | None = None,
+) -> Attended:
     """Attend to the cells of every frame and keep the maps: as `attend`, but all by its definition.
 
     Gradients reach everything, maps and tokens included.
     """
     tokens = tokens.to(weight.dtype)
-    keys = torch.tanh(F.linear(tokens, weight, bias))
+    product = product or weight.dtype
+    keys = torch.tanh(F.linear(tokens.to(product), weight.to(product)).to(weight.dtype) + bias)
     maps = torch.softmax(query[:, None, None] * keys, dim=2)
     scores, values = (maps * keys).sum(dim=2), (maps * tokens).sum(dim=2)
     return Attended(scores, values, torch.special.entr(maps).sum(dim=2), maps=maps)
@@ -97,6 +112,7 @@ class _Pooling(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor,
         reference: Tensor | None,
+        product: torch.dtype,
         learning: bool,
     ) -> tuple[Tensor, ...]:
         clips, frames, cells, dim = tokens.shape
@@ -110,10 +126,14 @@ class _Pooling(torch.autograd.Function):
         for own, refers in _chunks(clips, referring, size):
             x = work[: own.stop - own.start].copy_(tokens[own])
             p = keys[own] if learning else keys[: len(x)]
-            torch.mm(x.view(-1, dim), weight.t(), out=p.view(-1, dim))
+            if product == x.dtype:
+                torch.mm(x.view(-1, dim), weight.t(), out=p.view(-1, dim))
+            else:
+                p.copy_(x.to(product) @ weight.t().to(product))
             r = None if reference is None or refers is None else reference[refers].contiguous()
             pooled = referred[refers] if refers else None
             _forward(p, bias, x, query[own], r, scores[own], values[own], sums[own], pooled)
+        ctx.product = product
         if learning:
             ctx.save_for_backward(query, tokens, weight, reference, keys, scores, values, sums)
         return scores, values, sums, referred
@@ -148,8 +168,11 @@ class _Pooling(torch.autograd.Function):
                 d_bias[own],
                 d_query[own],
             )
-            d_weight.addmm_(d.view(-1, dim).t(), x.view(-1, dim))
-        return d_query.sum(dim=1), None, d_weight, d_bias.sum(dim=(0, 1)), None, None
+            if ctx.product == x.dtype:
+                d_weight.addmm_(d.view(-1, dim).t(), x.view(-1, dim))
+            else:
+                d_weight += d.view(-1, dim).t().to(ctx.product) @ x.view(-1, dim).to(ctx.product)
+        return d_query.sum(dim=1), None, d_weight, d_bias.sum(dim=(0, 1)), None, None, None
 
 
 def _chunk(tokens: Tensor) -> int:

@@ -26,7 +26,7 @@ from avbench.learning.method import Setup
 from avbench.learning.network import Activation, AudioVisualNet, Output
 from avbench.learning.stream import Batch, Clips, Rows, Task
 from avbench.learning.teaching import Lessons
-from avbench.types import AvbenchError, Modality
+from avbench.types import AvbenchError, Modality, UsageError
 
 # Only bounds memory; results do not depend on it.
 _INFERENCE_BATCH = 128
@@ -47,6 +47,8 @@ class GradientSettings:
             on those of the new classes, or the last.
         activation: "paper" applies tanh before fusion (Eq. 5), the authors' code ReLU.
         temporal_audio_guidance: False scores frames by sight alone (Eq. 3), unlike the code.
+        precision: Of the products that attention makes of the tokens, nearly all there is to
+            compute; everything else is float32. bfloat16 wants a GPU, or a CPU with AMX.
     """
 
     epochs: int = 200
@@ -58,6 +60,7 @@ class GradientSettings:
     selection: Literal["best_val", "best_val_new", "last"] = "best_val"
     activation: Activation = "official"
     temporal_audio_guidance: bool = True
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         self.check(at_least_one=("epochs", "batch_size"), positive=("learning_rate",))
@@ -130,6 +133,11 @@ class GradientMethod(ABC):
     lessons: Lessons | None
 
     def __init__(self, settings: Any, setup: Setup) -> None:
+        if settings.precision == "bfloat16" and setup.device.type == "cpu" and not has_amx():
+            raise UsageError(
+                "precision=bfloat16 would be many times slower on this CPU, which has no AMX:"
+                " leave it out, or compute on a GPU"
+            )
         self.settings = settings
         self.setup = setup
         self.random = random.Random(setup.seed)
@@ -205,6 +213,7 @@ class GradientMethod(ABC):
             classifier=type(self).classifier,
             activation=self.settings.activation,
             temporal_audio_guidance=self.settings.temporal_audio_guidance,
+            product=torch.bfloat16 if self.settings.precision == "bfloat16" else None,
         )
         return network.to(self.setup.device)
 
@@ -325,6 +334,14 @@ class GradientMethod(ABC):
             losses.append(loss.detach())
             del batch, loss  # or two batches would be held while the next is read
         return float(torch.stack(losses).mean())
+
+
+def has_amx() -> bool:
+    """Whether this CPU multiplies matrices in bfloat16 by itself."""
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
 
 
 def shuffled(count: int, batch_size: int, *, drop_last: bool = True) -> list[npt.NDArray[np.int64]]:

@@ -76,6 +76,8 @@ class AudioVisualNet(nn.Module):
         classifier: Makes the classifier from d and C.
         activation: "paper" applies tanh before fusion too, as Eq. 5 reads.
         temporal_audio_guidance: False scores frames by sight alone, as Eq. 3 reads.
+        product: In which precision tokens are projected for attention; None for that of the
+            weights.
     """
 
     def __init__(
@@ -88,12 +90,14 @@ class AudioVisualNet(nn.Module):
         classifier: Callable[[int, int], Classifier] = LinearClassifier,
         activation: Activation = "official",
         temporal_audio_guidance: bool = True,
+        product: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.modality = modality
         self.frames = frames
         self.activate = torch.tanh if activation == "paper" else torch.relu
         self.temporal_audio_guidance = temporal_audio_guidance
+        self.product = product
         if modality != "visual":
             self.audio_proj = nn.Linear(dim, dim)
         if modality != "audio":
@@ -150,9 +154,9 @@ class AudioVisualNet(nn.Module):
         query = torch.tanh(self.attn_audio_proj(audio))
         weights = self.attn_visual_proj.weight, self.attn_visual_proj.bias
         if maps:
-            attended = attend_with_maps(query, tokens, *weights)
+            attended = attend_with_maps(query, tokens, *weights, product=self.product)
         else:
-            attended = attend(query, tokens, *weights, reference)
+            attended = attend(query, tokens, *weights, reference, product=self.product)
         scores = attended.scores
         if self.temporal_audio_guidance:
             scores = query[:, None] * scores

@@ -114,6 +114,8 @@ class Source:
     def sweep(self, batches: Iterable[Rows]) -> Iterator[Features]:
         """Read batches in order; while one is used, a thread reads the next two.
 
+        Where two would take more than an eighth of the memory, it reads one.
+
         Args:
             batches: Rows of the store.
         """
@@ -121,13 +123,17 @@ class Source:
         try:
             for rows in batches:
                 waiting.append(_reader().submit(self.read, rows))
-                if len(waiting) > _READ_AHEAD:
+                while len(waiting) > self._ahead(len(rows)):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
             for batch in waiting:
                 batch.cancel()
+
+    def _ahead(self, clips: int) -> int:
+        size = clips * sum(lender.column.bytes for lender in self._columns if lender is not None)
+        return _READ_AHEAD if _READ_AHEAD * size <= memory_limit() / 8 else 1
 
     def _on_device(self, values: Floats) -> Tensor:
         tensor = torch.from_numpy(values)
@@ -178,13 +184,13 @@ class _Lender:
     """
 
     def __init__(self, column: Column, device: torch.device) -> None:
-        self._column = column
+        self.column = column
         self._pinned = device.type == "cuda"
         self._free: deque[Floats] = deque()
 
     def read(self, rows: Rows) -> Floats:
         lent = self._lend(len(rows))
-        return self._column.read(rows, lent)
+        return self.column.read(rows, lent)
 
     def _lend(self, count: int) -> Floats:
         memory = None
@@ -201,9 +207,9 @@ class _Lender:
 
     def _new(self, count: int) -> Floats:
         if not self._pinned:
-            return self._column.empty(count)
-        like = torch.from_numpy(self._column.empty(0))
-        pinned = torch.empty((count, *self._column.shape), dtype=like.dtype, pin_memory=True)
+            return self.column.empty(count)
+        like = torch.from_numpy(self.column.empty(0))
+        pinned = torch.empty((count, *self.column.shape), dtype=like.dtype, pin_memory=True)
         return np.asarray(pinned.numpy())
 
 

@@ -153,7 +153,15 @@ def test_what_is_not_comparable_is_not_in_one_table(runs, tmp_path, avbench):
     text = avbench("report", str(runs[1]), str(partial), "--out", "report").stdout
     assert "each group has a table of its own" in text
     assert "PARTIAL: 100.00 % (train), 100.00 % (val), 75.00 % (test) of the clips" in text
-    assert "% partial" in (tmp_path / "report" / "table.tex").read_text()
+    rows = (tmp_path / "report" / "table.tex").read_text().splitlines()
+    assert sum(row.startswith("% partial") for row in rows) == 1
+    assert sum(" (partial) & " in row for row in rows) == 1
+    drawn = list((tmp_path / "report" / "figures").glob("2-*.svg"))
+    assert {path.name.split("-")[1] for path in drawn} >= {"accuracy.svg", "cost.svg", "matrix"}
+    for path in drawn:
+        assert "(partial)" in path.read_text(), path
+        whole = path.with_name(path.name.replace("2-", "1-", 1))
+        assert "(partial)" not in whole.read_text()
     names = [str(run) for run in (*runs[:2], other)]
     groups = json.loads(avbench("report", *names, "--out", "report", "--json").stdout)["groups"]
     assert [len(group["runs"]) for group in groups] == [2, 1]

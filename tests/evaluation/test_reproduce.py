@@ -21,6 +21,7 @@ from avbench.evaluation import reproduce as reproduction
 from avbench.evaluation.apart import Job, fair_threads, run_apart, run_here
 from avbench.evaluation.grid import SUITES, cells, paper
 from avbench.evaluation.paper_table import Row
+from avbench.evaluation.plots import plot_memory
 from avbench.evaluation.result import Result
 from avbench.manifests.benchmark import Benchmark
 from avbench.types import AvbenchError, UsageError
@@ -121,6 +122,14 @@ def test_the_bound_forgets_nothing_and_is_marked(grid):
     assert rows["oracle"].ours("average_forgetting") is None
     assert rows["oracle"].cells()[0] == "oracle (joint access)"
     assert rows["avcil"].ours("average_forgetting") is not None
+
+
+def test_gaps_in_the_data_show_in_table_and_figure(grid, tmp_path):
+    row = grid[1]["figure6"].rows[0]
+    partial = row.result.model_copy(update={"coverage": row.result.coverage | {"test": 0.5}})
+    assert Row(row.cell, partial).cells()[0] == "avcil,memory=15 (partial)"
+    plot_memory([15], [partial], tmp_path / "figure.svg")
+    assert "avcil (partial) on toy-ci" in (tmp_path / "figure.svg").read_text()
 
 
 def test_table_3_switches_the_parts_off(grid):

@@ -399,9 +399,9 @@ def test_ids_and_labels_that_csv_readers_mangle(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("p.parquet", b"PAR1 not", "p.parquet: not readable as parquet"),
+        ("p.parquet", b"PAR1 not", r"p.parquet: not readable as parquet .*: write it again"),
         ("p.csv", b"step,clip_id,prediction\n0,a\n", "p.csv: not readable as csv"),
-        ("p.csv", b"", "p.csv: not readable as csv"),
+        ("p.csv", b"", r"p.csv: not readable as csv .*: write it again, in UTF-8, with commas"),
         ("p.csv", b"step,clip_id,prediction\n0,\xff,1\n", "p.csv: not readable as csv"),
         ("p.csv", None, "no predictions"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import pytest
 import torch
@@ -179,3 +180,15 @@ def test_without_a_place_to_compile_torch_does_it(monkeypatch, caplog, tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert kernel.load.__wrapped__() is None
     assert len(caplog.records) == 1
+
+
+def test_products_in_bfloat16_are_close_and_everything_else_is_not_rounded(dtype):
+    given = inputs(dtype, dim=48, frames=4)
+    expected = with_gradients(by_definition, *inputs(torch.float64, dim=48, frames=4))
+    found = with_gradients(partial(attend, product=torch.bfloat16), *given)
+    compare(found, expected, 0.02)
+    with pytest.raises(AssertionError):
+        compare(found, expected, 1e-4)
+    assert {x.dtype for x in found} == {dtype}
+    maps = attend_with_maps(*given[:4], product=torch.bfloat16)
+    compare(maps[:3], found[:3], 1e-5)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from avbench.learning import gradient
 from avbench.learning.gradient import GradientSettings, shuffled
 from avbench.learning.memory import ExemplarMemory
 from avbench.learning.method import Setup, resolve_settings
@@ -343,3 +344,16 @@ def test_a_checkpoint_is_taken_up(tasks):
         assert equal(other.state(), method.state())
         clips = stream.gi_frame.f_locals["self"].test(1)[0]
         assert (other.predict(clips) == method.predict(clips)).all()
+
+
+def test_bfloat16_is_for_machines_that_have_it(tasks, monkeypatch):
+    settings = AVCILSettings(epochs=1, batch_size=8, precision="bfloat16")
+    monkeypatch.setattr(gradient, "has_amx", lambda: False)
+    with pytest.raises(UsageError, match="no AMX: leave it out, or compute on a GPU"):
+        AVCIL(settings, setup())
+    monkeypatch.setattr(gradient, "has_amx", lambda: True)
+    method = AVCIL(settings, setup())
+    for task, _ in zip(tasks(), range(2), strict=False):
+        method.learn(task)
+    assert method.network.product == torch.bfloat16
+    assert {p.dtype for p in method.network.parameters()} == {torch.float32}
