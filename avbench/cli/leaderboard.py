@@ -58,6 +58,9 @@ def show(benchmark: str, as_json: bool) -> None:
     if as_json:
         print_json([row(place) for place in found])
         return
+    if not found:
+        click.echo(f"no entries on {benchmark} yet")
+        return
     _print_places(found)
 
 
@@ -85,8 +88,10 @@ def check(files: tuple[Path, ...], base: str | None, workers: int, as_json: bool
     with progress() as report:
         found = checking.check(boards, base=base, workers=workers, report=report)
     problems = list(found.problems)
-    if not files and not problems:
-        problems += checking.check_pages(folder)
+    if not files:
+        problems += checking.strays(folder)
+        if not problems:
+            problems += checking.check_pages(folder)
     found = checking.Findings(found.verified, tuple(problems))
     if as_json:
         print_json(found.to_json())
@@ -206,6 +211,7 @@ def _candidate(source: Path | None, predictions: Path | None, metadata: Path | N
 
 def _init(path: Path, run: Path | None, benchmark: str | None) -> None:
     from avbench.leaderboard import submit as submitting
+    from avbench.leaderboard.evidence import layout_of
     from avbench.manifests.benchmark import Benchmark
     from avbench.resources import replacing
 
@@ -217,6 +223,7 @@ def _init(path: Path, run: Path | None, benchmark: str | None) -> None:
         facts = submitting.facts_of_run(run)
     else:
         facts = submitting.facts_of(Benchmark.load(benchmark or ""))
+    layout_of(facts["benchmark"])  # refuses what has no board before anybody fills in a form
     with replacing(path) as temporary:
         temporary.write_text(submitting.template(facts), encoding="utf-8")
     click.echo(f"{path}: fill it in, then give it as --metadata")

@@ -282,7 +282,8 @@ def _reads_what_it_may(subject: _Subject) -> None:
             if rows and kind == hidden:
                 raise BrokenPromiseError(f"it read {kind} features of {subject.modality} input")
 
-    method_class = subject.derived(learn=learn)
+    # Means are read from elsewhere, unseen.
+    method_class = subject.derived(learn=learn, mean_of_tokens=False)
     subject.run(_World(world.benchmark, watched), method_class=method_class)
 
 

@@ -94,6 +94,17 @@ def check_pages(boards: Path) -> list[Problem]:
     ]
 
 
+def strays(boards: Path) -> list[Problem]:
+    """Find what lies in a folder of boards and is of none."""
+    names = {path.stem for path in boards.glob("*.json")}
+    own = {"README.md", "index.html", "predictions", ".lock", *(f"{name}.json" for name in names)}
+    found = [path for path in boards.iterdir() if path.name not in own]
+    folder = boards / "predictions"
+    if folder.is_dir():
+        found += [path for path in folder.iterdir() if path.name not in names]
+    return [Problem(str(path), "is of no leaderboard: remove it") for path in sorted(found)]
+
+
 def _content(path: Path) -> bytes | None:
     try:
         return path.read_bytes()

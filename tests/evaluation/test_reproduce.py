@@ -336,14 +336,16 @@ def wait_for(condition):
     return found
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
-def test_stopped_by_anything_it_leaves_no_process_and_goes_on(sign, small, tmp_path):
+@pytest.mark.parametrize(
+    ("sign", "backend"), [(signal.SIGINT, "threading"), (signal.SIGKILL, "loky")]
+)
+def test_stopped_by_anything_it_leaves_no_process_and_goes_on(sign, backend, small, tmp_path):
     command = [sys.executable, "-m", "avbench", "reproduce", "figure6"]
     command += ["--benchmark", str(tmp_path / "tiny.toml"), "--seeds", "0", "--out", "runs"]
     # As a terminal has it, whatever the tests were started from.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
-        [*command, "--set", "epochs=300", "--workers", "2"],
+        [*command, "--set", "epochs=300", "--workers", "2", "--backend", backend],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
@@ -351,7 +353,8 @@ def test_stopped_by_anything_it_leaves_no_process_and_goes_on(sign, small, tmp_p
     signal.signal(signal.SIGINT, before)
     runs = tmp_path / "runs"
     wait_for(lambda: list(runs.glob("*/unfinished-seed-0/step-1.json")))
-    begun = _children_of(process.pid, "avbench.evaluation.apart")
+    starters = [process.pid, *_children_of(process.pid, "loky")]
+    begun = [pid for s in starters for pid in _children_of(s, "avbench.evaluation.apart")]
     assert begun
     process.send_signal(sign)
     _, said = process.communicate(timeout=60)

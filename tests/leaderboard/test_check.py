@@ -193,6 +193,21 @@ def test_the_command_line(avbench, boards, candidate, tmp_path):
     assert (row["rank"], row["name"]) == (1, "mine")
     avbench("leaderboard", "render")
     assert "1 entries recomputed: all" in avbench("leaderboard", "check").stdout
+    (boards / "predictions" / "evil").mkdir()
+    (boards / "evil.html").write_text("")
+    lines = avbench("leaderboard", "check", expect=1).stdout.splitlines()
+    assert [line.split(":")[0] for line in lines[:2]] == [
+        "leaderboards/evil.html",
+        "leaderboards/predictions/evil",
+    ]
+    (boards / "predictions" / "evil").rmdir()
+    (boards / "evil.html").unlink()
+    assert "no entries on vs100-ci-clean yet" in (
+        avbench("leaderboard", "show", "vs100-ci-clean").stdout
+    )
+    assert "no leaderboard for ks-ci:seed=3" in (
+        avbench("submit", "--init", "v.toml", "--benchmark", "ks-ci:seed=3", expect=1).stderr
+    )
     (boards / "README.md").write_text("")
     assert "does not show these boards" in avbench("leaderboard", "check", expect=1).stdout
     for arguments in ([], ["b.zip", "--predictions", "x.csv"], ["b.zip", "--metadata", "x"]):
