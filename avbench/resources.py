@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -47,12 +48,29 @@ def home() -> Path:
 
 
 def memory_limit() -> int:
-    """Return how many bytes of memory this process may have: the machine's, or its cgroup's."""
+    """Return how many bytes of memory this process may have: the machine's, or its cgroups'."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+    for name in _memory_limits():
         with suppress(OSError, ValueError):
-            limits.append(int(Path("/sys/fs/cgroup", name).read_text(encoding="ascii")))
+            limits.append(int(name.read_text(encoding="ascii")))
     return min(limits)
+
+
+@cache
+def _memory_limits() -> list[Path]:
+    """Return the files that may limit this process: of its cgroups and of all these lie in."""
+    found = []
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, group = line.split(":", 2)
+            if controllers not in ("", "memory"):
+                continue
+            root = Path("/sys/fs/cgroup", controllers)
+            name = "memory.limit_in_bytes" if controllers else "memory.max"
+            folder = root / group.lstrip("/")
+            # Outside its container a group has a path that leads nowhere inside: then its root.
+            found += [at / name for at in (folder, *folder.parents) if at.is_relative_to(root)]
+    return found
 
 
 def storage() -> str:

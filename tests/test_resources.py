@@ -6,8 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from avbench import resources
 from avbench.resources import alone, home, replacing
 from avbench.types import AvbenchError
+
+
+def test_the_smallest_limit_on_memory_holds(tmp_path, monkeypatch):
+    machine = resources.memory_limit()
+    (tmp_path / "inner").write_text("max\n")
+    (tmp_path / "outer").write_text("4096\n")
+    names = ("inner", "outer", "gone")
+    monkeypatch.setattr(resources, "_memory_limits", lambda: [tmp_path / name for name in names])
+    assert resources.memory_limit() == 4096 < machine
 
 
 def test_what_fails_leaves_what_was_there(tmp_path):

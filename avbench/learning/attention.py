@@ -8,7 +8,8 @@ Z, the scores u = sum of A_c p_c and the values v = sum of A_c x_c. The gradient
     ds_c = A_c (du (p_c - u) + dv (x_c - v)) + exp(q p_c) dZ
     dp_c = q ds_c + A_c du,    dq = sum of p_c ds_c
 
-so that maps are never kept, only keys.
+so that maps are never kept, only keys; and where keys would take too much memory, not even these:
+they are made again from the tokens.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from avbench.learning import kernel
+from avbench.learning.residency import fits
 
 # Tokens worked on at a time: few enough for a processor's cache, enough to fill a GPU.
 _TOKENS = {"cpu": 2048, "cuda": 1 << 17}
@@ -121,39 +123,45 @@ class _Pooling(torch.autograd.Function):
         scores, values, sums = (query.new_empty(clips, frames, dim) for _ in range(3))
         referred = query.new_empty(referring, frames, dim)
         size = _chunk(tokens)
-        keys = query.new_empty(clips if learning else size, frames, cells, dim)
+        kept = learning and fits(tokens.numel() * query.element_size(), tokens.device)
+        keys = query.new_empty(clips if kept else size, frames, cells, dim)
         work = query.new_empty(size, frames, cells, dim)
         for own, refers in _chunks(clips, referring, size):
             x = work[: own.stop - own.start].copy_(tokens[own])
-            p = keys[own] if learning else keys[: len(x)]
-            if product == x.dtype:
-                torch.mm(x.view(-1, dim), weight.t(), out=p.view(-1, dim))
-            else:
-                p.copy_(x.to(product) @ weight.t().to(product))
+            p = keys[own] if kept else keys[: len(x)]
+            _project(x, weight, product, p)
             r = None if reference is None or refers is None else reference[refers].contiguous()
             pooled = referred[refers] if refers else None
             _forward(p, bias, x, query[own], r, scores[own], values[own], sums[own], pooled)
         ctx.product = product
         if learning:
-            ctx.save_for_backward(query, tokens, weight, reference, keys, scores, values, sums)
+            ctx.save_for_backward(
+                query, tokens, weight, bias, reference, keys if kept else None, scores, values, sums
+            )
         return scores, values, sums, referred
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, tokens, weight, reference, keys, scores, values, sums = ctx.saved_tensors
+        query, tokens, weight, bias, reference, keys, scores, values, sums = ctx.saved_tensors
         d_scores, d_values, d_sums, d_referred = (g.contiguous() for g in gradients)
         clips, frames, cells, dim = tokens.shape
         size = _chunk(tokens)
         work, d_projected = (query.new_empty(size, frames, cells, dim) for _ in range(2))
         d_query, d_bias = (torch.empty_like(scores) for _ in range(2))
         d_weight = torch.zeros_like(weight)
+        again = query.new_empty(size if keys is None else 0, frames, cells, dim)
         for own, refers in _chunks(clips, len(d_referred), size):
             x = work[: own.stop - own.start].copy_(tokens[own])
             d = d_projected[: len(x)]
             r = None if refers is None else reference[refers].contiguous()
+            p = again[: len(x)] if keys is None else keys[own]
+            if keys is None:
+                _project(x, weight, ctx.product, p)
+                u, v, z = (torch.empty_like(scores[own]) for _ in range(3))
+                _forward(p, bias, x, query[own], None, u, v, z, None)
             _backward(
-                keys[own],
+                p,
                 x,
                 query[own],
                 r,
@@ -173,6 +181,15 @@ class _Pooling(torch.autograd.Function):
             else:
                 d_weight += d.view(-1, dim).t().to(ctx.product) @ x.view(-1, dim).to(ctx.product)
         return d_query.sum(dim=1), None, d_weight, d_bias.sum(dim=(0, 1)), None, None, None
+
+
+def _project(tokens: Tensor, weight: Tensor, product: torch.dtype, out: Tensor) -> None:
+    """Write W x."""
+    dim = tokens.shape[-1]
+    if product == tokens.dtype:
+        torch.mm(tokens.view(-1, dim), weight.t(), out=out.view(-1, dim))
+    else:
+        out.copy_(tokens.to(product) @ weight.t().to(product))
 
 
 def _chunk(tokens: Tensor) -> int:

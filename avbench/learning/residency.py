@@ -254,6 +254,12 @@ def settle(
     return Source(of, device, "disk")
 
 
+def fits(size: int, device: torch.device) -> bool:
+    """Whether so many bytes take at most a quarter of a device's memory, or this process's."""
+    on_gpu = device.type == "cuda"
+    return size <= (torch.cuda.mem_get_info(device)[1] if on_gpu else memory_limit()) / 4
+
+
 @cache
 def _reader() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="avbench-read-ahead")

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from avbench.learning.network import AudioVisualNet, Pooled
+from avbench.learning.residency import fits
 from avbench.learning.stream import Batch, LabelledClips, Rows, Task
-from avbench.resources import memory_limit
 
 # Clips at a time; with maps fewer, as these take several times the memory of the tokens.
 _CLIPS, _WITH_MAPS = 128, 16
@@ -81,10 +81,7 @@ def _fits(pooled: Pooled, clips: int) -> bool:
     """Whether maps of so many clips take less than a quarter of the memory they would lie in."""
     maps = pooled.spatial
     assert maps is not None
-    size = clips * maps[:1].numel() * maps.element_size()
-    on_gpu = maps.device.type == "cuda"
-    limit = torch.cuda.mem_get_info(maps.device)[1] if on_gpu else memory_limit()
-    return size <= limit / 4
+    return fits(clips * maps[:1].numel() * maps.element_size(), maps.device)
 
 
 def _rows(pooled: Pooled, positions: Rows) -> Pooled:

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from avbench.learning import attention, kernel
+from avbench.learning import attention, kernel, residency
 from avbench.learning.attention import attend, attend_with_maps
 
 WAYS = {"double": torch.float64, "c": torch.float32, "torch": torch.float32}
@@ -71,6 +71,27 @@ def test_outputs_and_gradients_are_those_of_the_definition(
     expected = with_gradients(by_definition, *inputs(torch.float64, referring=referring))
     found = with_gradients(attend, *inputs(dtype, referring=referring))
     compare(found, expected, EXACT[dtype])
+
+
+@pytest.mark.parametrize("referring", [0, 2])
+def test_keys_made_again_are_the_same_to_the_last_bit(dtype, referring, monkeypatch):
+    monkeypatch.setitem(attention._TOKENS, "cpu", 50)
+    kept = with_gradients(attend, *inputs(dtype, referring=referring))
+    monkeypatch.setattr(residency, "memory_limit", lambda: 0)
+    again = with_gradients(attend, *inputs(dtype, referring=referring))
+    assert all(torch.equal(one, other) for one, other in zip(kept, again, strict=True))
+
+
+def test_keys_are_kept_only_where_memory_allows(monkeypatch):
+    query, tokens, weight, bias, _ = inputs(torch.float32)
+
+    def kept(limit):
+        monkeypatch.setattr(residency, "memory_limit", lambda: limit)
+        out = attend(query.requires_grad_(), tokens, weight, bias)
+        saved = out.values.grad_fn.saved_tensors
+        return [x.shape for x in saved if x is not None].count(tokens.shape) - 1  # but the tokens
+
+    assert (kept(4 * tokens.nbytes), kept(4 * tokens.nbytes - 1)) == (1, 0)
 
 
 def test_at_full_width(dtype):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from avbench.learning import teaching
+from avbench.learning import residency, teaching
 from avbench.learning.memory import ExemplarMemory
 from avbench.learning.method import Setup
 from avbench.learning.stream import TaskStream
@@ -47,7 +47,7 @@ def test_lessons_are_what_the_teacher_says_of_the_batch(
     second_step, monkeypatch, method_class, attention, memory
 ):
     if memory is not None:
-        monkeypatch.setattr(teaching, "memory_limit", lambda: memory)
+        monkeypatch.setattr(residency, "memory_limit", lambda: memory)
     method, task, _ = second_step(method_class)
     method.start(task)
     batches = list(method.batches(task))
