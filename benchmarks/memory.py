@@ -1,8 +1,8 @@
 """Peak memory of a run of AV-CIL on AVE at full size, 4,079 clips of 1568 x 768, on the CPU.
 
 One epoch a step, batches of 256 new clips and 128 exemplars, as the authors train; more epochs take
-more time and no more memory. The features are random numbers. Each row is a process of its own; the last
-one, in which avbench chooses where features lie, in a control group of 4 GiB where root may make one.
+more time and no more memory. The features are random numbers. Each row is a process of its own; in
+the last, avbench chooses where features lie, in a control group of 4 GiB where root may make one.
 Peak memory is the most of the process that was resident (VmHWM), features kept in RAM included; the
 system's cache of files is not.
 """
@@ -50,10 +50,9 @@ def _benchmark(folder: Path, quick: bool) -> Benchmark:
 @contextmanager
 def _group(limit: int) -> Iterator[Path | None]:
     """Make a control group that may have so many bytes, while in use; None where nobody may."""
-    first = Path("/sys/fs/cgroup/memory")
-    root, name = (
-        (first, "memory.limit_in_bytes") if first.is_dir() else (first.parent, "memory.max")
-    )
+    root, name = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
+    if not root.is_dir():
+        root, name = root.parent, "memory.max"
     group = root / f"avbench-{os.getpid()}"
     try:
         group.mkdir()
@@ -88,11 +87,13 @@ def main() -> None:
         given = ["--folder", str(folder), *["--quick"] * options.quick, "--one"]
         rows = []
         for residency in ("disk", "ram"):
-            rows.append(["none", *timing.alone("benchmarks.memory", *given, residency).split("\t")])
+            rows.append(
+                ["none", *timing.alone("benchmarks.memory", *given, residency).strip().split("\t")]
+            )
         with _group(4 * _GIB) as group:
             if group:
                 found = timing.alone("benchmarks.memory", *given, "chosen", "--group", str(group))
-                rows.append(["4 GiB", *found.split("\t")])
+                rows.append(["4 GiB", *found.strip().split("\t")])
     print(timing.table(["limit", "features", "peak memory, GiB", "run, s"], rows))
 
 
