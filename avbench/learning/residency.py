@@ -114,7 +114,7 @@ class Source:
     def sweep(self, batches: Iterable[Rows]) -> Iterator[Features]:
         """Read batches in order; while one is used, a thread reads the next two.
 
-        Where two would take more than an eighth of the memory, it reads one.
+        Where they would take more than an eighth of the memory, it reads fewer, or none.
 
         Args:
             batches: Rows of the store.
@@ -133,7 +133,7 @@ class Source:
 
     def _ahead(self, clips: int) -> int:
         size = clips * sum(lender.column.bytes for lender in self._columns if lender is not None)
-        return _READ_AHEAD if _READ_AHEAD * size <= memory_limit() / 8 else 1
+        return min(_READ_AHEAD, memory_limit() // (8 * max(size, 1)))
 
     def _on_device(self, values: Floats) -> Tensor:
         tensor = torch.from_numpy(values)

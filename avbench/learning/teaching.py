@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
-from torch import Tensor
 
 from avbench.learning.network import AudioVisualNet, Pooled
 from avbench.learning.residency import fits
@@ -58,8 +59,10 @@ class Lessons:
     def _attend(self, batch: Batch) -> Pooled:
         assert batch.audio is not None
         assert batch.visual is not None
-        exemplars = slice(batch.current, None)
-        return self._teacher.pool(batch.audio[exemplars], batch.visual[exemplars], maps=True)
+        audio, visual = batch.audio[batch.current :], batch.visual[batch.current :]
+        starts = range(0, max(len(audio), 1), _WITH_MAPS)
+        few = (slice(start, start + _WITH_MAPS) for start in starts)
+        return _joined([self._teacher.pool(audio[of], visual[of], maps=True) for of in few])
 
     def _pool_all(self, clips: LabelledClips, *, attention: bool) -> Pooled:
         """Pool clips in their own order, so that a resumed run gets the same bits."""
@@ -74,7 +77,7 @@ class Lessons:
             elif not _fits(pooled, len(clips)):
                 pooled = pooled._replace(spatial=None)
             parts.append(pooled)
-        return Pooled(*(_joined(values) for values in zip(*parts, strict=True)))
+        return _joined(parts)
 
 
 def _fits(pooled: Pooled, clips: int) -> bool:
@@ -88,6 +91,11 @@ def _rows(pooled: Pooled, positions: Rows) -> Pooled:
     return Pooled(*(None if of is None else of[torch.from_numpy(positions)] for of in pooled))
 
 
-def _joined(values: tuple[Tensor | None, ...]) -> Tensor | None:
-    there = [value for value in values if value is not None]
-    return torch.cat(there) if there else None
+def _joined(parts: Sequence[Pooled]) -> Pooled:
+    """Put together what clips were pooled to; what some have not, none has."""
+    return Pooled(
+        *(
+            None if any(value is None for value in values) else torch.cat(values)
+            for values in zip(*parts, strict=True)
+        )
+    )

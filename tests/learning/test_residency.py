@@ -97,7 +97,7 @@ def test_memory_of_batches_is_used_again(store, monkeypatch):
     assert len(made) == 1
 
 
-@pytest.mark.parametrize(("limit", "ahead"), [(16 * 24, 2), (16 * 24 - 1, 1)])
+@pytest.mark.parametrize(("limit", "ahead"), [(16 * 24, 2), (16 * 24 - 1, 1), (8 * 24 - 1, 0)])
 def test_no_more_than_two_batches_are_read_ahead(store, monkeypatch, limit, ahead):
     """Of one clip, 12 numbers of half precision."""
     monkeypatch.setattr(module, "memory_limit", lambda: limit)
