@@ -42,9 +42,19 @@ def draw(clips: list[int], seconds: list[float], memory: list[float], path: Path
     """Draw both over the number of clips."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     left.plot(clips, seconds, marker="o")
-    left.set(xlabel="clips", ylabel="time of a step, s", ylim=(0, None), xlim=(0, None))
+    left.set(
+        xlabel="clips",
+        ylabel="time of a step, s",
+        ylim=(0, 1.1 * max(seconds)),
+        xlim=(0, 1.05 * max(clips)),
+    )
     right.plot(clips, memory, marker="o", color="tab:orange")
-    right.set(xlabel="clips", ylabel="peak memory, MB", ylim=(0, None), xlim=(0, None))
+    right.set(
+        xlabel="clips",
+        ylabel="peak memory, MB",
+        ylim=(0, 1.1 * max(memory)),
+        xlim=(0, 1.05 * max(clips)),
+    )
     for axes in (left, right):
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:.0f}k")
         axes.spines[["top", "right"]].set_visible(False)
