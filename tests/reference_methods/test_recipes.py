@@ -47,6 +47,7 @@ COMMON = {
     "selection": "best_val",
     "activation": "official",
     "temporal_audio_guidance": True,
+    "precision": "float32",
 }
 HERDED = {"herding_replacement": True, "normalize_means": False}
 ICARL = HERDED | {"icarl_classify": "softmax", "icarl_distill": "official"}
