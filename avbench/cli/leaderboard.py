@@ -243,7 +243,7 @@ def _print_places(places: list[Place]) -> None:
                 place.shown,
                 entry.name,
                 entry.modality,
-                place.preset,
+                place.features,
                 accuracy_text(place),
                 forgetting_text(place),
                 standing_text(place) + source,

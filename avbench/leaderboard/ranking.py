@@ -38,9 +38,11 @@ class Place:
         return "-" if self.rank is None else f"{self.rank}{'=' if self.tied else ''}"
 
     @property
-    def preset(self) -> str:
-        """The features, of entries that compete or might."""
-        return self.entry.preset if isinstance(self.entry, Verified) else "-"
+    def features(self) -> str:
+        """The features, of entries that compete or might: their hash, too, if it is known."""
+        if not isinstance(self.entry, Verified):
+            return "-"
+        return f"{self.entry.preset} ({(self.entry.preset_hash or 'no hash')[:8]})"
 
 
 def estimate(score: Score) -> Estimate:
@@ -61,15 +63,17 @@ def places(board: Board, estimated: Callable[[Verified], Estimate]) -> list[Plac
         estimated: Gives the `estimate` of an entry.
 
     Returns:
-        Those that compete first, by features and rank; then the others, by mean accuracy.
+        Those that compete first, by features (those of most entries first) and rank; then the
+        others, by mean accuracy.
     """
     fingerprint = Benchmark.load(board.benchmark).manifest.fingerprint
     remarks = {entry.name: _remark(entry, fingerprint) for entry in board.entries}
     ordered = sorted(board.entries, key=lambda e: (-e.mean_accuracy, e.name))
     rivals = [e for e in ordered if isinstance(e, Verified) and not remarks[e.name]]
     ranked: list[Place] = []
-    for _, group in groupby(sorted(rivals, key=_features), key=_features):
-        ranked += _ranked(list(group), estimated)
+    groups = [list(found) for _, found in groupby(sorted(rivals, key=_features), key=_features)]
+    for group in sorted(groups, key=len, reverse=True):  # nobody heads a board by a name
+        ranked += _ranked(group, estimated)
     others = [Place(e, None, False, remarks[e.name]) for e in ordered if remarks[e.name]]
     return ranked + others
 

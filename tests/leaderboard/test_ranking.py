@@ -97,6 +97,23 @@ def test_other_features_rank_apart(entry):
     ) == [("a", "1"), ("d", "2"), ("c", "1"), ("b", "1")]
 
 
+def test_who_names_features_does_not_head_the_board_of_others(entry):
+    """Equal names with another hash, or none, are not the same features, and look so."""
+    entries = (
+        entry("a", 60, 1, preset_hash="ab" * 32),
+        entry("b", 50, 1, preset_hash="ab" * 32),
+        entry("c", 90, 1),
+        entry("d", 90, 1, preset="aaa"),
+    )
+    found = places(Board(benchmark="toy-ci", entries=entries), estimated)
+    assert [(place.entry.name, place.features) for place in found] == [
+        ("a", "filterbank (abababab)"),
+        ("b", "filterbank (abababab)"),
+        ("d", "aaa (no hash)"),
+        ("c", "filterbank (no hash)"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "remark"),
     [

@@ -25,7 +25,7 @@ const columns = [
   { title: "Method", key: (r) => r.method, text: (r) => r.method },
   { title: "Standing", key: standing, text: standing },
   { title: "Input", key: (r) => r.modality, text: (r) => r.modality },
-  { title: "Features", key: (r) => r.preset, text: (r) => r.preset ?? "–" },
+  { title: "Features", key: (r) => r.features, text: (r) => r.features ?? "–" },
   { title: "Mean accuracy", key: (r) => r.mean_accuracy, number: true,
     text: (r) => fixed(r.mean_accuracy) + (missing(r.std) ? "" : " ± " + fixed(r.std)) },
   { title: "Forgetting", key: (r) => r.average_forgetting, number: true, text: (r) => fixed(r.average_forgetting) },
@@ -45,10 +45,11 @@ const chosen = new Map(boards.map((b) => [b, new Set()]));
 function shownRows() {
   const words = at("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
   const rows = board.rows.filter((row) => {
-    const text = columns.map((c) => c.text(row)).join(" ").toLowerCase();
+    // Features have a choice of their own, and a hash may hold any word.
+    const text = columns.filter((c) => c.title !== "Features").map((c) => c.text(row)).join(" ").toLowerCase();
     return words.every((word) => text.includes(word))
       && (!at("modality").value || row.modality === at("modality").value)
-      && (!at("preset").value || row.preset === at("preset").value)
+      && (!at("preset").value || row.features === at("preset").value)
       && (!at("verified").checked || row.verified);
   });
   if (sorted.column === null) return rows;
@@ -205,7 +206,7 @@ function open(next) {
   at("panel").setAttribute("aria-labelledby", "tab-" + board.benchmark);
   at("title").textContent = board.title || board.benchmark;
   options(at("modality"), board.rows.map((row) => row.modality));
-  options(at("preset"), board.rows.map((row) => row.preset));
+  options(at("preset"), board.rows.map((row) => row.features));
   header();
   body();
   curves();
