@@ -19,7 +19,7 @@ workers_option = click.option(
     type=click.IntRange(1, 1024),
     default=os.cpu_count() or 1,
     show_default="all cores",
-    help="Clips worked on at a time.",
+    help="How many are worked on at a time.",
 )
 
 

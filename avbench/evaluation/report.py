@@ -234,7 +234,7 @@ def latex(group: Group) -> str:
     for row in group.rows:
         forgetting = row.forgetting()
         accuracy = _spread(row.result.metric("mean_accuracy"), r"$\pm$")
-        if row.standing in ("best", "tie with the best"):
+        if row.standing.startswith(("best", "tie with the best")):
             accuracy = rf"\textbf{{{accuracy}}}"
         cells = [
             _tex(row.marked),
@@ -268,6 +268,8 @@ def _rows(members: Sequence[_Member]) -> tuple[Row, ...]:
             standing = "best"
         else:
             standing = _standing(outcomes[best], outcomes[number])
+        if not joint[number] and len(member.result.seeds) == 1:
+            standing += " (one seed)"
         confusion = _confusion(member.run, member.result)
         rows.append(Row(member.label, member.result, standing, confusion))
     return tuple(rows)
@@ -275,9 +277,7 @@ def _rows(members: Sequence[_Member]) -> tuple[Row, ...]:
 
 def _standing(best: Outcomes, other: Outcomes) -> str:
     found = differences(best, other, {"mean_accuracy": mean_accuracy})["mean_accuracy"]
-    standing = "tie with the best" if found.better == "tie" else "below the best"
-    one = 1 in (len(best.correct), len(other.correct))
-    return standing + (" (one seed)" if one else "")
+    return "tie with the best" if found.better == "tie" else "below the best"
 
 
 def _confusion(run: Path, result: Result) -> Floats | None:
@@ -294,7 +294,9 @@ def _confusion(run: Path, result: Result) -> Floats | None:
 def _notes(group: Group) -> list[str]:
     notes = [_TIES]
     if any("one seed" in row.standing for row in group.rows):
-        notes.append("One seed: this is about these runs, and says nothing of other seeds.")
+        notes.append(
+            "One seed: who is better is about these runs, and says nothing of other seeds."
+        )
     if any(row.confusion is None for row in group.rows):
         notes.append("Confusion between steps is not known: some classes have no test clip.")
     return notes

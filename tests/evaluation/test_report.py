@@ -134,6 +134,7 @@ def test_one_seed_is_said_and_seeds_may_differ(runs, tmp_path):
     (one / "result.json").write_text(json.dumps(record | {"runs": record["runs"][:1]}))
     (group,) = report([runs[2], one], tmp_path / "report")
     assert group.rows[1].standing.endswith("(one seed)")
+    assert "one seed" not in group.rows[0].standing
     assert "says nothing of other seeds" in (tmp_path / "report" / "report.md").read_text()
     other = copied(runs[1], tmp_path / "other")
     for run in record["runs"]:
