@@ -175,6 +175,7 @@ def prepare(
     from avbench.media.prepare import prepare_clips
     from avbench.media.sources.base import Network
 
+    _check_place(stage, backend, scheduler)
     asked = Benchmark.load(benchmark)
     chosen = asked.base
     choice = Choice(split, step and step - 1, limit)
@@ -287,6 +288,11 @@ def status(benchmark: str, export: Path | None, as_json: bool) -> None:
             ["failed", "kind", "clips", "such as"],
             [[f.reason, f.failure, f.clips, f.example] for f in found.failures],
         )
+
+
+def _check_place(stage: Stage | None, backend: Backend, scheduler: str | None) -> None:
+    if stage in ("validate", "features") and (scheduler or backend != "threading"):
+        raise UsageError(f"--stage {stage} runs here, in threads: leave out --backend, --scheduler")
 
 
 def _explain_sources(chosen: Benchmark, given: tuple[str, ...]) -> None:

@@ -100,6 +100,8 @@ _RULES = (
         "page not understood",
         _UPDATE,
     ),
+    # Says "unavailable" of what another network may see.
+    _passes(r"administrator restrictions", "blocked by the network", "use another network"),
     _passes(r"[Pp]remieres? (?:in|will)|live event will begin|has not started", "not yet shown"),
     _passes(
         r"[Pp]lease sign in|only available for registered users|[Ll]og ?in required|HTTP Error 401",

@@ -14,7 +14,7 @@ from avbench.cli.prepare import prepare
 from avbench.manifests.benchmark import Benchmark
 from avbench.media.plan import Choice, Plan
 from avbench.media.sources.base import Network
-from avbench.types import AvbenchError
+from avbench.types import AvbenchError, UsageError
 
 
 @pytest.fixture
@@ -99,6 +99,14 @@ def test_an_option_that_is_none(arguments: str) -> None:
     result = CliRunner().invoke(prepare, ["toy-ci", *arguments.split()])
     assert result.exit_code == 2
     assert arguments.split(maxsplit=1)[0] in result.output
+
+
+@pytest.mark.parametrize("stage", ["validate", "features"])
+@pytest.mark.parametrize("option", ["--backend dask", "--scheduler tcp://h:1"])
+def test_what_runs_here_is_not_sent_elsewhere(stage: str, option: str) -> None:
+    result = CliRunner().invoke(prepare, ["toy-ci", "--stage", stage, *option.split()])
+    assert isinstance(result.exception, UsageError)
+    assert "leave out --backend" in str(result.exception)
 
 
 def test_a_plan_divides_the_work_by_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:

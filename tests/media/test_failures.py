@@ -116,6 +116,8 @@ TRANSIENT = [
     ("The following content is not available on this app. Watch on the latest version of YouTube.",
      "page not understood"),
     ("The page needs to be reloaded.", "page not understood"),
+    ("Video unavailable. This video is restricted. Please check the Google Workspace administrator"
+     " and/or the network administrator restrictions.", "blocked by the network"),
     ("Premieres in 3 hours", "not yet shown"),
     ("This live event will begin in 5 days.", "not yet shown"),
     ("Please sign in. " + SIGN_IN, "needs an account"),
