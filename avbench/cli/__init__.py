@@ -18,11 +18,12 @@ from avbench.cli.arguments import (
     read_settings,
     seeds_option,
     settings_option,
+    workers_option,
 )
 from avbench.cli.compare import compare
 from avbench.cli.features import features as features_command
 from avbench.cli.leaderboard import leaderboard, submit
-from avbench.cli.output import json_option, print_json, print_table, progress, workers_option
+from avbench.cli.output import json_option, print_json, print_table, progress
 from avbench.cli.prepare import prepare, status
 from avbench.cli.report import attention, report
 from avbench.cli.reproduce import reproduce

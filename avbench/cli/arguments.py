@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import click
@@ -17,6 +18,13 @@ backend_option = click.option(
 )
 scheduler_option = click.option(
     "--scheduler", metavar="tcp://HOST:PORT", help="Of a Dask cluster that is there."
+)
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(1, 1024),
+    default=os.cpu_count() or 1,
+    show_default="all cores",
+    help="How many are worked on at a time.",
 )
 seeds_option = click.option(
     "--seeds", default="0,1,2", show_default=True, help="Such as 0,1,2 or 0..4."

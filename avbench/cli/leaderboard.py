@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from avbench.cli.output import json_option, print_json, print_table, progress, workers_option
+from avbench.cli.arguments import workers_option
+from avbench.cli.output import json_option, print_json, print_table, progress
 from avbench.types import AvbenchError, UsageError
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,13 +13,6 @@ import click
 from avbench.types import Report, silent
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to standard output.")
-workers_option = click.option(
-    "--workers",
-    type=click.IntRange(1, 1024),
-    default=os.cpu_count() or 1,
-    show_default="all cores",
-    help="How many are worked on at a time.",
-)
 
 
 def print_json(record: Any) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from avbench.cli.arguments import backend_option, scheduler_option
-from avbench.cli.output import json_option, print_json, print_table, progress, workers_option
+from avbench.cli.arguments import backend_option, scheduler_option, workers_option
+from avbench.cli.output import json_option, print_json, print_table, progress
 from avbench.types import SPLITS, Split, UsageError
 
 if TYPE_CHECKING:

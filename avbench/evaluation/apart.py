@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -149,9 +148,6 @@ def _main() -> None:
         run_here(Job(**json.loads(sys.argv[1])))
     except (AvbenchError, OSError) as error:
         os.write(answer, str(error)[:_LONGEST_REASON].encode())
-        sys.exit(1)
-    except Exception:
-        traceback.print_exc()
         sys.exit(1)
 
 

@@ -43,6 +43,7 @@ class Plan:
         allow_missing: Whether to go on where clips have no features.
         cells: The runs.
         out: Where their directories lie, and the table.
+        expected: What each is to do.
         forecasts: What each will cost.
     """
 
@@ -120,8 +121,8 @@ def plan(
     except AvbenchError as error:
         obstacle = str(error)
     runs, found = cells(suite, benchmark), []
-    for key in sorted({key for cell in runs for key in cell.settings} & settings.keys()):
-        raise UsageError(f"{suite} sets {key} itself: leave --set {key} out")
+    if both := sorted({key for cell in runs for key in cell.settings} & settings.keys()):
+        raise UsageError(f"{suite} sets {both[0]} itself: leave --set {both[0]} out")
     for cell in runs:
         method_class = registry.load("methods", cell.method)
         resolved = resolve_settings(

@@ -40,6 +40,7 @@ const columns = [
 const shapes = ["", "8 4", "2 4", "12 4 2 4"];
 let board = boards[0];
 let sorted = { column: null, down: false };
+let filling;
 const chosen = new Map(boards.map((b) => [b, new Set()]));
 
 function shownRows() {
@@ -84,46 +85,54 @@ function header() {
   line.append(make("th", "Matrix", { scope: "col" }));
 }
 
+function tableRow(row) {
+  const line = make("tr");
+  if (row.rank === null) line.className = "apart";
+  const pick = make("td");
+  if (row.accuracy_per_step) {
+    const box = make("input", undefined, { type: "checkbox", "aria-label": "plot " + row.name });
+    box.checked = chosen.get(board).has(row);
+    box.addEventListener("change", () => {
+      chosen.get(board)[box.checked ? "add" : "delete"](row);
+      curves();
+    });
+    pick.append(box);
+  }
+  line.append(pick);
+  for (const column of columns) {
+    const cell = make("td");
+    cell.className = column.number ? "number" : column.wrap ? "text" : "";
+    const text = String(column.text(row));
+    if (column.title === "Method" && /^https?:\/\//.test(row.url)) {
+      cell.append(make("a", text, { href: row.url, rel: "noopener noreferrer nofollow" }));
+    } else if (column.title === "Standing" && row.verified) {
+      cell.append(make("span", "✓ verified", { class: "badge" }), row.remark ? ", " + row.remark : "");
+    } else {
+      cell.textContent = text;
+    }
+    line.append(cell);
+  }
+  const last = make("td");
+  if (row.accuracy_matrix) {
+    const button = make("button", "Matrix", { type: "button", "aria-label": "accuracy matrix of " + row.name });
+    button.addEventListener("click", () => matrix(row));
+    last.append(button);
+  }
+  line.append(last);
+  return line;
+}
+
 function body() {
   const rows = shownRows();
-  const lines = document.createDocumentFragment();
-  for (const row of rows) {
-    const line = make("tr");
-    if (row.rank === null) line.className = "apart";
-    const pick = make("td");
-    if (row.accuracy_per_step) {
-      const box = make("input", undefined, { type: "checkbox", "aria-label": "plot " + row.name });
-      box.checked = chosen.get(board).has(row);
-      box.addEventListener("change", () => {
-        chosen.get(board)[box.checked ? "add" : "delete"](row);
-        curves();
-      });
-      pick.append(box);
-    }
-    line.append(pick);
-    for (const column of columns) {
-      const cell = make("td");
-      cell.className = column.number ? "number" : column.wrap ? "text" : "";
-      const text = String(column.text(row));
-      if (column.title === "Method" && /^https?:\/\//.test(row.url)) {
-        cell.append(make("a", text, { href: row.url, rel: "noopener noreferrer nofollow" }));
-      } else if (column.title === "Standing" && row.verified) {
-        cell.append(make("span", "✓ verified", { class: "badge" }), row.remark ? ", " + row.remark : "");
-      } else {
-        cell.textContent = text;
-      }
-      line.append(cell);
-    }
-    const last = make("td");
-    if (row.accuracy_matrix) {
-      const button = make("button", "Matrix", { type: "button", "aria-label": "accuracy matrix of " + row.name });
-      button.addEventListener("click", () => matrix(row));
-      last.append(button);
-    }
-    line.append(last);
-    lines.append(line);
-  }
-  at("board").tBodies[0].replaceChildren(lines);
+  const table = at("board").tBodies[0];
+  // A long table takes most of a second to lay out: its first rows are seen before that.
+  const fill = (from, to) => {
+    table.append(...rows.slice(from, to).map(tableRow));
+    if (to < rows.length) filling = setTimeout(fill, 0, to, rows.length);
+  };
+  clearTimeout(filling);
+  table.replaceChildren();
+  fill(0, 100);
   at("count").textContent = rows.length + " of " + board.rows.length + " entries";
 }
 
