@@ -184,6 +184,7 @@ def prepare(
     if dry_run:
         if stage in ("validate", "features"):
             raise UsageError(f"--dry-run says what there is to fetch: leave out --stage {stage}")
+        _explain_sources(chosen, sources)
         plan = plan_clips(asked, sources=sources, choice=choice)
         _print_plan(chosen, plan, workers, as_json=as_json)
         return
@@ -297,8 +298,7 @@ def _check_place(stage: Stage | None, backend: Backend, scheduler: str | None) -
 
 def _explain_sources(chosen: Benchmark, given: tuple[str, ...]) -> None:
     if not given and chosen.spec.source_notes:
-        names = ", ".join(chosen.spec.sources)
-        click.echo(f"Source: {names}. {chosen.spec.source_notes}", err=True)
+        click.echo(chosen.spec.source_notes.strip(), err=True)
 
 
 def _print_failed(chosen: Benchmark, failed: dict[str, list[str]]) -> None:
@@ -328,5 +328,3 @@ def _print_plan(chosen: Benchmark, plan: Plan, workers: int, *, as_json: bool) -
     room = "room unknown" if free is None else f"{free / 1e9:.1f} GB are free"
     click.echo(f"  {size / 1e9:.1f} GB of clips, {room}")
     click.echo(f"  {hours:.1f} hours on {workers} workers, downloads apart ({basis})")
-    if chosen.spec.source_notes:
-        click.echo(f"sources: {chosen.spec.source_notes}")
