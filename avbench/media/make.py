@@ -194,10 +194,11 @@ class Maker:
 
     def _cut(self, clip: Clip, found: SourceFile, folder: Path) -> Outcome:
         name = file_name(clip.clip_id)
-        trim(found.path, folder / name, start_s=found.start_s, seconds=self.spec.clip_seconds)
-        info = validate(folder / name, seconds=self.spec.clip_seconds)
+        seconds = self.spec.clip_seconds
+        promised_s = trim(found.path, folder / name, start_s=found.start_s, seconds=seconds)
+        info = validate(folder / name, seconds=seconds, at_least_s=promised_s)
         size, digest = (folder / name).stat().st_size, sha256(folder / name)
-        is_short = info.video_s < self.spec.clip_seconds - TOLERANCE_S
+        is_short = info.video_s < seconds - TOLERANCE_S
         outcome = Outcome(
             clip_id=clip.clip_id,
             status="ok",

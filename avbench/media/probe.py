@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from pathlib import Path
 import av
 import numpy as np
 import numpy.typing as npt
+from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.video.stream import VideoStream
 
 TOLERANCE_S = 0.5
 """By how many seconds lengths may differ before it counts."""
@@ -20,6 +23,7 @@ TOLERANCE_S = 0.5
 _SILENT_DB = -80.0
 # Every so many frames a small grey picture is compared with the first; coding alone changes less.
 _LOOK_EVERY, _LOOK, _STILL = 10, 16, 4.0
+_CLOCK = re.compile(r"(\d+):(\d+):(\d+\.?\d*)")
 
 
 class InvalidClip(Exception):  # noqa: N818 - a finding, not a fault
@@ -64,8 +68,12 @@ class ClipInfo:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[InputContainer]:
+def opened(path: Path, *, lasting: bool = True) -> Iterator[InputContainer]:
     """Open a file that has both a video and an audio stream.
+
+    Args:
+        path: The file.
+        lasting: Whether a stream that is missing has never been there.
 
     Raises:
         InvalidClip: If it lacks one, or cannot be decoded while it is open.
@@ -73,15 +81,40 @@ def opened(path: Path) -> Iterator[InputContainer]:
     try:
         with av.open(str(path.absolute())) as container:
             if not container.streams.video:
-                raise InvalidClip("no video stream", lasting=True)
+                raise InvalidClip("no video stream", lasting=lasting)
             if not container.streams.audio:
-                raise InvalidClip("no audio stream", lasting=True)
+                raise InvalidClip("no audio stream", lasting=lasting)
             yield container
     except (av.FFmpegError, UnicodeDecodeError) as error:
         raise InvalidClip("undecodable", getattr(error, "strerror", None) or str(error)) from error
 
 
-def validate(path: Path, *, seconds: float) -> ClipInfo:
+def promised_ends(container: InputContainer) -> tuple[float, ...]:
+    """Return when pictures and sound end by the file's header, in seconds from its beginning.
+
+    Of a stream it does not speak of, when the file ends; nothing where it does not say that either.
+    """
+    if container.duration is None:
+        return ()
+    begin_s, length_s = (
+        (container.start_time or 0) / av.time_base,
+        container.duration / av.time_base,
+    )
+
+    def end_s(stream: VideoStream | AudioStream) -> float:
+        if stream.duration is not None and stream.time_base is not None:
+            last_s = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+        elif clock := _CLOCK.fullmatch(stream.metadata.get("DURATION", "")):  # Matroska's way
+            hours, minutes, seconds = map(float, clock.groups())
+            last_s = 3600 * hours + 60 * minutes + seconds
+        else:
+            return length_s
+        return min(last_s - begin_s, length_s)
+
+    return end_s(container.streams.video[0]), end_s(container.streams.audio[0])
+
+
+def validate(path: Path, *, seconds: float, at_least_s: float = 0.0) -> ClipInfo:
     """Decode a clip from end to end and measure it.
 
     A clip shorter than its window is valid, down to half a second: see `ClipInfo.video_s`.
@@ -89,6 +122,7 @@ def validate(path: Path, *, seconds: float) -> ClipInfo:
     Args:
         path: The clip.
         seconds: Length of the window it was cut to.
+        at_least_s: Length it must have, for the video it was cut from promises as much.
 
     Raises:
         InvalidClip: If it is not a clip with pictures and sound of one length.
@@ -96,7 +130,8 @@ def validate(path: Path, *, seconds: float) -> ClipInfo:
     frames = samples = 0
     peak = change = 0.0
     first: npt.NDArray[np.int16] | None = None
-    with opened(path) as container:
+    # It was cut from a video that had both streams.
+    with opened(path, lasting=False) as container:
         video, audio = container.streams.video[0], container.streams.audio[0]
         video.codec_context.thread_count = 1  # clips run in parallel, frames need not
         rate = float(video.average_rate or 0)
@@ -126,7 +161,7 @@ def validate(path: Path, *, seconds: float) -> ClipInfo:
             level_db=20 * math.log10(max(peak, 1e-10)),
             still=change < _STILL,
         )
-    _check(info, rate=rate, promised_s=promised_s, seconds=seconds)
+    _check(info, rate=rate, promised_s=promised_s, seconds=seconds, at_least_s=at_least_s)
     return info
 
 
@@ -136,16 +171,22 @@ def constant_rate(container: InputContainer, limit: int) -> Fraction:
     return min(average, Fraction(limit)) if average else Fraction(limit)
 
 
-def _check(info: ClipInfo, *, rate: float, promised_s: float, seconds: float) -> None:
+def _check(
+    info: ClipInfo, *, rate: float, promised_s: float, seconds: float, at_least_s: float
+) -> None:
     if info.frames == 0 or rate == 0:
         raise InvalidClip("no frames")
+    lengths = f"{info.audio_s:.2f} s of sound, {info.video_s:.2f} s of pictures"
+    if min(info.audio_s, info.video_s) < at_least_s - TOLERANCE_S:
+        raise InvalidClip(
+            "shorter than the video's header says", f"{lengths}, not {at_least_s:.2f}"
+        )
     if info.video_s < min(TOLERANCE_S, seconds) - 0.5 / rate:
         raise InvalidClip("too short", f"{info.video_s:.2f} s", lasting=True)
     # A truncated file still promises its full length.
     if abs(info.frames - promised_s * rate) > 1.5:
         raise InvalidClip("frames missing", f"{info.frames} of {promised_s * rate:.0f} decode")
     if abs(info.audio_s - info.video_s) > TOLERANCE_S:
-        lengths = f"{info.audio_s:.2f} s of sound, {info.video_s:.2f} s of pictures"
         raise InvalidClip("sound and pictures differ in length", lengths)
     if info.level_db < _SILENT_DB:
         raise InvalidClip("silent", f"peak {info.level_db:.0f} dB", lasting=True)

@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import av
 import ffmpeg
 
 from avbench.media.ffmpeg import FfmpegEnded, FfmpegError, run
-from avbench.media.probe import InvalidClip, constant_rate, opened
+from avbench.media.probe import TOLERANCE_S, InvalidClip, constant_rate, opened, promised_ends
 from avbench.media.sources.base import ClipUnavailable
 
 _MAX_RATE = 25
 _TIMEOUT_S = 300.0
 
 
-def trim(source: Path, target: Path, *, start_s: float | None, seconds: float) -> None:
+def trim(source: Path, target: Path, *, start_s: float | None, seconds: float) -> float:
     """Cut `seconds` of a video and encode them as H.264 and AAC; same input, same bytes.
 
     The frame rate stays the source's own, made constant, at most 25; an odd width or height loses
@@ -26,7 +25,12 @@ def trim(source: Path, target: Path, *, start_s: float | None, seconds: float) -
         source: The video.
         target: The MP4 to write.
         start_s: Where the clip starts in the video, in seconds; None for its beginning.
-        seconds: Length of the clip; a video that ends earlier gives a shorter one.
+        seconds: Length of the clip; a video whose pictures or sound end earlier gives a shorter
+            one.
+
+    Returns:
+        How long the video's header makes the clip, in seconds: one that is shorter has lost its
+        end on the way. 0 where the header does not say.
 
     Raises:
         InvalidClip: If the video lacks a stream, ends before the clip starts, or is damaged.
@@ -35,10 +39,11 @@ def trim(source: Path, target: Path, *, start_s: float | None, seconds: float) -
     """
     with opened(source) as container:
         rate = constant_rate(container, _MAX_RATE)
-        length_s = container.duration / av.time_base if container.duration else None
+        ends = promised_ends(container)
         is_stream = "mpegts" in container.format.name
-    if length_s is not None and (start_s or 0.0) >= length_s:
-        detail = f"it is {length_s:.2f} s long, the clip starts at {start_s or 0:g} s"
+    lengths = [min(end - (start_s or 0.0), seconds) for end in ends]
+    if min(lengths, default=seconds) <= 0:
+        detail = f"it is {min(ends):.2f} s long, the clip starts at {start_s or 0:g} s"
         raise InvalidClip("the video ends before the clip starts", detail, lasting=True)
     if is_stream:
         source, start_s = _seekable(source, target.with_name("seekable.mkv"), start_s)
@@ -73,10 +78,14 @@ def trim(source: Path, target: Path, *, start_s: float | None, seconds: float) -
         "map_metadata": -1,
         "map_chapters": -1,
     }
+    # Only as announced: a stream that ends early for any other reason has lost its end.
+    one_ends_early = lengths and max(lengths) - min(lengths) > TOLERANCE_S
+    until = {"shortest": None} if one_ends_early else {}
     graph = ffmpeg.output(
-        frames, sound, str(target.absolute()), format="mp4", **encoding, **same_bytes
+        frames, sound, str(target.absolute()), format="mp4", **encoding, **until, **same_bytes
     )
     _run(graph)
+    return min(lengths, default=0.0)
 
 
 def _seekable(source: Path, target: Path, start_s: float | None) -> tuple[Path, float]:

@@ -159,22 +159,28 @@ def test_every_failure_has_a_reason_and_stops_no_other(
     video(folder / "good.mp4", seconds=3)
     video(folder / "short.mp4", seconds=1)
     video(folder / "mute.mp4", seconds=2, sound=None)
+    video(folder / "hushed.mp4", seconds=3, sound_until_s=1)
     (folder / "broken.mp4").write_bytes(b"no video")
-    benchmark = few(["good", "short", "mute", "broken", "missing", "none"], seconds=2.0)
+    half = video(folder / "half.mkv", seconds=3, size=(320, 240))
+    half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])
+    clips = ["good", "short", "hushed", "mute", "broken", "half", "missing", "none"]
+    benchmark = few(clips, seconds=2.0)
     done = prepare_clips(benchmark, sources=[f"folder:{folder}"], workers=2, report=silent)
-    assert done.ok == 2
+    assert done.ok == 3
     assert done.failed == {
         "not in the folder": ["missing", "none"],
         "no audio stream": ["mute"],
         "undecodable": ["broken"],
+        "shorter than the video's header says": ["half"],
     }
-    assert names(benchmark.home / "clips") == {"good.mp4", "short.mp4"}
+    assert names(benchmark.home / "clips") == {"good.mp4", "short.mp4", "hushed.mp4"}
     rows = ledger_of(benchmark)
     assert (rows["short"].status, rows["short"].reason) == ("ok", SHORT)
+    assert (rows["hushed"].status, rows["hushed"].reason) == ("ok", SHORT)
 
     video(folder / "missing.mp4", seconds=2)
     again = prepare_clips(benchmark, sources=[f"folder:{folder}"], workers=2, report=silent)
-    assert (again.ok, again.already) == (1, 2)
+    assert (again.ok, again.already) == (1, 3)
 
 
 class GoneSource:

@@ -211,6 +211,83 @@ def test_a_video_shorter_than_the_window_is_cut_to_its_end(tmp_path: Path, video
     assert abs(marks(tmp_path / "out.mp4")[0] - 2) <= 1 / 25
 
 
+@pytest.mark.parametrize("kind", ["mp4", "mkv", "ts"])
+@pytest.mark.parametrize(("sight_s", "sound_s"), [(4.0, 7.0), (7.0, 4.0)])
+def test_pictures_or_sound_that_end_early_end_the_clip(
+    tmp_path: Path, video: Video, kind: str, sight_s: float, sound_s: float
+) -> None:
+    source = video(tmp_path / "in.mp4", seconds=sight_s, sound_until_s=sound_s, mark_s=2.4)
+    if kind != "mp4":
+        source = ffmpeg_made(tmp_path / f"in.{kind}", "-i", str(source), "-c", "copy")
+    promised_s = trim(source, tmp_path / "out.mp4", start_s=1, seconds=10)
+    info = validate(tmp_path / "out.mp4", seconds=10, at_least_s=promised_s)
+    assert promised_s == pytest.approx(3, abs=0.2)
+    assert info.video_s == pytest.approx(3, abs=0.1)
+    assert info.audio_s == pytest.approx(3, abs=0.1)
+    sight, sound = marks(tmp_path / "out.mp4")
+    assert abs(sight - 1.4) <= 1 / 25
+    assert abs(sound - 1.4) <= 0.005
+    # Of a window that ends before they do, nothing is lost.
+    assert trim(source, tmp_path / "out.mp4", start_s=1, seconds=2) == 2
+    assert validate(tmp_path / "out.mp4", seconds=2).video_s == 2
+
+
+@pytest.mark.parametrize("settings", [{"sound_until_s": 4.0}, {"seconds": 4, "sound_until_s": 9.0}])
+def test_how_much_must_be_left_of_what_ends_early(
+    tmp_path: Path, video: Video, settings: dict[str, float]
+) -> None:
+    source = video(tmp_path / "in.mp4", **{"seconds": 9, **settings})
+    with pytest.raises(InvalidClip, match=r"ends before the clip starts: it is 4\.0. s long"):
+        trim(source, tmp_path / "out.mp4", start_s=5, seconds=3)
+    for start_s, enough in ((3.4, True), (3.7, False)):
+        promised_s = trim(source, tmp_path / "out.mp4", start_s=start_s, seconds=3)
+        if enough:
+            validate(tmp_path / "out.mp4", seconds=3, at_least_s=promised_s)
+        else:
+            with pytest.raises(InvalidClip, match="too short"):
+                validate(tmp_path / "out.mp4", seconds=3, at_least_s=promised_s)
+
+
+@pytest.mark.parametrize(
+    ("settings", "start_s", "reason"),
+    [
+        ({}, None, "shorter than the video's header says"),
+        ({"mark_s": 5.0}, None, "shorter than the video's header says"),  # what is left is silent
+        ({"sound_until_s": 6.0}, None, "shorter than the video's header says"),
+        ({"sound_until_s": 10.0}, None, "shorter than the video's header says"),
+        ({}, 6.0, "no video stream"),
+    ],
+)
+def test_a_truncated_matroska_file_is_damaged_and_not_short(
+    tmp_path: Path, video: Video, settings: dict[str, float], start_s: float | None, reason: str
+) -> None:
+    """Which ffmpeg reads as though it were whole."""
+    plain = video(tmp_path / "in.mp4", seconds=8, size=(320, 240), **settings)
+    source = ffmpeg_made(tmp_path / "in.mkv", "-i", str(plain), "-c", "copy")
+    with av.open(str(source)) as container:
+        kept = next(p.pos for p in container.demux(video=0) if p.pts * p.time_base >= 4)
+    source.write_bytes(source.read_bytes()[:kept])
+    promised_s = trim(source, tmp_path / "out.mp4", start_s=start_s, seconds=8)
+    with pytest.raises(InvalidClip) as caught:
+        validate(tmp_path / "out.mp4", seconds=8, at_least_s=promised_s)
+    assert caught.value.reason == reason
+    assert not caught.value.lasting, "it may come whole the next time"
+
+
+def test_an_end_that_no_header_announces(tmp_path: Path, video: Video) -> None:
+    """As of a recording that was written to a pipe."""
+    for name, settings in (("even", {}), ("early", {"sound_until_s": 3.0})):
+        plain = video(tmp_path / f"{name}.mp4", seconds=6, **settings)
+        source = tmp_path / f"{name}.mkv"
+        command = [ffmpeg_module.binary(), "-v", "error", "-i", str(plain), "-c", "copy"]
+        with source.open("wb") as file:
+            subprocess.run([*command, "-f", "matroska", "-"], check=True, stdout=file)
+        assert trim(source, tmp_path / f"{name}-out.mp4", start_s=1, seconds=8) == 0
+    assert validate(tmp_path / "even-out.mp4", seconds=8).video_s == pytest.approx(5, abs=0.1)
+    with pytest.raises(InvalidClip, match="sound and pictures differ in length"):
+        validate(tmp_path / "early-out.mp4", seconds=8)
+
+
 @pytest.mark.parametrize(("sound", "message"), [(None, "no audio stream"), ("silence", "silent")])
 def test_without_sound_there_is_no_clip(
     tmp_path: Path, video: Video, sound: str | None, message: str
