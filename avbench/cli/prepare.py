@@ -18,7 +18,7 @@ from avbench.types import SPLITS, Split, UsageError
 if TYPE_CHECKING:
     from avbench.manifests.benchmark import Benchmark
     from avbench.media.backend import Backend
-    from avbench.media.plan import Plan
+    from avbench.media.plan import Choice
     from avbench.media.prepare import Stage
 
 _DONE: dict[str | None, str] = {"acquire": "have their original", "validate": "are sound"}
@@ -171,7 +171,7 @@ def prepare(
     from avbench.features.extract import extract
     from avbench.manifests.benchmark import Benchmark
     from avbench.media.check import check_clips, put_outdated_aside
-    from avbench.media.plan import Choice, plan_clips
+    from avbench.media.plan import Choice
     from avbench.media.prepare import prepare_clips
     from avbench.media.sources.base import Network
 
@@ -184,9 +184,7 @@ def prepare(
     if dry_run:
         if stage in ("validate", "features"):
             raise UsageError(f"--dry-run says what there is to fetch: leave out --stage {stage}")
-        _explain_sources(chosen, sources)
-        plan = plan_clips(asked, sources=sources, choice=choice)
-        _print_plan(chosen, plan, workers, as_json=as_json)
+        _plan(asked, sources, choice, workers, as_json=as_json)
         return
     wanted = choice.of(asked)
     name = preset or asked.spec.preset
@@ -312,7 +310,14 @@ def _print_failed(chosen: Benchmark, failed: dict[str, list[str]]) -> None:
         click.echo(f"note: {chosen.spec.notes}")
 
 
-def _print_plan(chosen: Benchmark, plan: Plan, workers: int, *, as_json: bool) -> None:
+def _plan(
+    asked: Benchmark, sources: tuple[str, ...], choice: Choice, workers: int, *, as_json: bool
+) -> None:
+    from avbench.media.plan import plan_clips
+
+    chosen = asked.base
+    _explain_sources(chosen, sources)
+    plan = plan_clips(asked, sources=sources, choice=choice)
     todo = sum(plan.todo.values())
     size, hours = todo * plan.bytes_each, todo * plan.seconds_each / workers / 3600
     if as_json:
