@@ -114,7 +114,8 @@ class Source:
     def sweep(self, batches: Iterable[Rows]) -> Iterator[Features]:
         """Read batches in order; while one is used, a thread reads the next two.
 
-        Where they would take more than an eighth of the memory, it reads fewer, or none.
+        Where they would take more than an eighth of the memory, it reads fewer, or none; and none
+        from memory to memory, which takes no time worth the room.
 
         Args:
             batches: Rows of the store.
@@ -132,6 +133,8 @@ class Source:
                 batch.cancel()
 
     def _ahead(self, clips: int) -> int:
+        if self.residency == "ram" and self.device.type == "cpu":
+            return 0
         size = clips * sum(lender.column.bytes for lender in self._columns if lender is not None)
         return min(_READ_AHEAD, memory_limit() // (8 * max(size, 1)))
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from avbench.learning.network import AudioVisualNet, Pooled
 from avbench.learning.residency import fits
 from avbench.learning.stream import Batch, LabelledClips, Rows, Task
 
-# Clips at a time; with maps fewer, as these take several times the memory of the tokens.
-_CLIPS, _WITH_MAPS = 128, 16
+# Clips at a time; with maps one, as what is made beside them takes several times their memory.
+_CLIPS = 128
 
 
 class Lessons:
@@ -60,24 +61,44 @@ class Lessons:
         assert batch.audio is not None
         assert batch.visual is not None
         audio, visual = batch.audio[batch.current :], batch.visual[batch.current :]
-        starts = range(0, max(len(audio), 1), _WITH_MAPS)
-        few = (slice(start, start + _WITH_MAPS) for start in starts)
-        return _joined([self._teacher.pool(audio[of], visual[of], maps=True) for of in few])
+
+        def pool(of: slice) -> Pooled:
+            return self._teacher.pool(audio[of], visual[of], maps=True)
+
+        return _in_parts(pool, len(audio), 1)
 
     def _pool_all(self, clips: LabelledClips, *, attention: bool) -> Pooled:
         """Pool clips in their own order, so that a resumed run gets the same bits."""
-        size = _WITH_MAPS if attention else _CLIPS
-        parts: list[Pooled] = []
-        for start in range(0, max(len(clips), 1), size):
-            positions = np.arange(start, min(start + size, len(clips)))
-            batch = clips.batch(positions)
+
+        def pool(of: slice) -> Pooled:
+            batch = clips.batch(np.arange(of.start, of.stop))
             pooled = self._teacher.pool(batch.audio, batch.visual, maps=attention)
             if not attention:
-                pooled = Pooled(pooled.visual)
-            elif not _fits(pooled, len(clips)):
-                pooled = pooled._replace(spatial=None)
-            parts.append(pooled)
-        return _joined(parts)
+                return Pooled(pooled.visual)
+            return pooled if _fits(pooled, len(clips)) else pooled._replace(spatial=None)
+
+        return _in_parts(pool, len(clips), 1 if attention else _CLIPS)
+
+
+def _in_parts(pool: Callable[[slice], Pooled], clips: int, size: int) -> Pooled:
+    """Pool so many clips at a time; beside the whole, no more than one part is in memory."""
+    whole: Pooled | None = None
+    for start in range(0, max(clips, 1), size):
+        of = slice(start, min(start + size, clips))
+        part = pool(of)
+        whole = whole or Pooled(
+            *(None if values is None else _room(values, clips) for values in part)
+        )
+        for into, values in zip(whole, part, strict=True):
+            if into is not None and values is not None:
+                into[of] = values
+        del part, values  # before the next is made
+    assert whole is not None
+    return whole
+
+
+def _room(like: Tensor, clips: int) -> Tensor:
+    return like.new_empty((clips, *like.shape[1:]))
 
 
 def _fits(pooled: Pooled, clips: int) -> bool:
@@ -89,13 +110,3 @@ def _fits(pooled: Pooled, clips: int) -> bool:
 
 def _rows(pooled: Pooled, positions: Rows) -> Pooled:
     return Pooled(*(None if of is None else of[torch.from_numpy(positions)] for of in pooled))
-
-
-def _joined(parts: Sequence[Pooled]) -> Pooled:
-    """Put together what clips were pooled to; what some have not, none has."""
-    return Pooled(
-        *(
-            None if any(value is None for value in values) else torch.cat(values)
-            for values in zip(*parts, strict=True)
-        )
-    )

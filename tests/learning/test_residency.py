@@ -97,13 +97,21 @@ def test_memory_of_batches_is_used_again(store, monkeypatch):
     assert len(made) == 1
 
 
-@pytest.mark.parametrize(("limit", "ahead"), [(16 * 24, 2), (16 * 24 - 1, 1), (8 * 24 - 1, 0)])
-def test_no_more_than_two_batches_are_read_ahead(store, monkeypatch, limit, ahead):
+@pytest.mark.parametrize(
+    ("limit", "residency", "ahead"),
+    [
+        (16 * 24, "disk", 2),
+        (16 * 24 - 1, "disk", 1),
+        (8 * 24 - 1, "disk", 0),
+        (16 * 24, "ram", 0),
+    ],
+)
+def test_no_more_than_two_batches_are_read_ahead(store, monkeypatch, limit, residency, ahead):
     """Of one clip, 12 numbers of half precision."""
     monkeypatch.setattr(module, "memory_limit", lambda: limit)
     asked = []
     both = columns(store, "audio")
-    source = Source(both, CPU, "disk")
+    source = Source(both, CPU, residency)
     read = source.read
 
     def reading(rows):
