@@ -17,6 +17,7 @@ from typing import Any, TextIO
 from avbench.types import AvbenchError
 
 _PACKAGE = Path(__file__).resolve().parent
+_NO_FOLDER = (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP)  # as below /proc
 
 
 def shipped(folder: str) -> Path:
@@ -106,16 +107,18 @@ def writing(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        blamed = Path(os.fsdecode(error.filename or target)).absolute()
+        place = target.absolute()
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             cause = "the disk or your quota is full: free some space or choose another place"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             cause = "no permission to write there: choose another place"
         elif error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY):
             cause = "something else of that name is in the way: choose another place"
+        elif error.errno in _NO_FOLDER and blamed in (place, *place.parents):
+            cause = "no folder can be made there: choose another place"
         else:
             raise
-        blamed = Path(os.fsdecode(error.filename or target)).absolute()
-        place = target.absolute()
         if blamed in place.parents:
             target = blamed  # what stands in the way above is worth naming
         elif not blamed.is_relative_to(place.parent):
