@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from avbench.cli.arguments import backend_option, scheduler_option, workers_option
 from avbench.cli.output import json_option, print_json, print_table, progress
@@ -23,6 +24,19 @@ if TYPE_CHECKING:
 
 _DONE: dict[str | None, str] = {"acquire": "have their original", "validate": "are sound"}
 _STAGES = ("acquire", "trim", "validate", "features")
+_STAGES_OF: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("preset", "weights", "device", "batch_size"), ("features",)),
+    **dict.fromkeys(
+        ("sources", "keep_originals", "retry_refused", "backend", "scheduler"), ("acquire", "trim")
+    ),
+    **dict.fromkeys(
+        ("cookies", "browser", "proxy", "rate", "max_height", "sleep", "timeout", "retries"),
+        ("acquire",),
+    ),
+    "downloads": ("acquire",),
+}
+"""Where an option does anything if there is a stage; others do in every stage."""
+
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 _BYTES = re.compile(r"(\d{1,9})([KMG]?)", re.IGNORECASE)
 
@@ -175,7 +189,7 @@ def prepare(
     from avbench.media.prepare import prepare_clips
     from avbench.media.sources.base import Network
 
-    _check_place(stage, backend, scheduler)
+    _check_options(click.get_current_context(), stage)
     asked = Benchmark.load(benchmark)
     chosen = asked.base
     choice = Choice(split, step and step - 1, limit)
@@ -289,9 +303,15 @@ def status(benchmark: str, export: Path | None, as_json: bool) -> None:
         )
 
 
-def _check_place(stage: Stage | None, backend: Backend, scheduler: str | None) -> None:
-    if stage in ("validate", "features") and (scheduler or backend != "threading"):
-        raise UsageError(f"--stage {stage} runs here, in threads: leave out --backend, --scheduler")
+def _check_options(ctx: click.Context, stage: Stage | None) -> None:
+    """Refuse what was typed and would be ignored."""
+    if stage is None:
+        return
+    for option in ctx.command.params:
+        name = str(option.name)
+        typed = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if typed and stage not in _STAGES_OF.get(name, _STAGES):
+            raise UsageError(f"--stage {stage} has no use for {option.opts[0]}: leave it out")
 
 
 def _explain_sources(chosen: Benchmark, given: tuple[str, ...]) -> None:
