@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from avbench.cli.arguments import backend_option, scheduler_option, workers_option
 from avbench.cli.output import json_option, print_json, print_table, progress
@@ -18,11 +19,24 @@ from avbench.types import SPLITS, Split, UsageError
 if TYPE_CHECKING:
     from avbench.manifests.benchmark import Benchmark
     from avbench.media.backend import Backend
-    from avbench.media.plan import Plan
+    from avbench.media.plan import Choice
     from avbench.media.prepare import Stage
 
 _DONE: dict[str | None, str] = {"acquire": "have their original", "validate": "are sound"}
 _STAGES = ("acquire", "trim", "validate", "features")
+_STAGES_OF: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("preset", "weights", "device", "batch_size"), ("features",)),
+    **dict.fromkeys(
+        ("sources", "keep_originals", "retry_refused", "backend", "scheduler"), ("acquire", "trim")
+    ),
+    **dict.fromkeys(
+        ("cookies", "browser", "proxy", "rate", "max_height", "sleep", "timeout", "retries"),
+        ("acquire",),
+    ),
+    "downloads": ("acquire",),
+}
+"""Where an option does anything if there is a stage; others do in every stage."""
+
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 _BYTES = re.compile(r"(\d{1,9})([KMG]?)", re.IGNORECASE)
 
@@ -171,11 +185,11 @@ def prepare(
     from avbench.features.extract import extract
     from avbench.manifests.benchmark import Benchmark
     from avbench.media.check import check_clips, put_outdated_aside
-    from avbench.media.plan import Choice, plan_clips
+    from avbench.media.plan import Choice
     from avbench.media.prepare import prepare_clips
     from avbench.media.sources.base import Network
 
-    _check_place(stage, backend, scheduler)
+    _check_options(click.get_current_context(), stage)
     asked = Benchmark.load(benchmark)
     chosen = asked.base
     choice = Choice(split, step and step - 1, limit)
@@ -184,8 +198,7 @@ def prepare(
     if dry_run:
         if stage in ("validate", "features"):
             raise UsageError(f"--dry-run says what there is to fetch: leave out --stage {stage}")
-        plan = plan_clips(asked, sources=sources, choice=choice)
-        _print_plan(chosen, plan, workers, as_json=as_json)
+        _plan(asked, sources, choice, workers, as_json=as_json)
         return
     wanted = choice.of(asked)
     name = preset or asked.spec.preset
@@ -290,15 +303,20 @@ def status(benchmark: str, export: Path | None, as_json: bool) -> None:
         )
 
 
-def _check_place(stage: Stage | None, backend: Backend, scheduler: str | None) -> None:
-    if stage in ("validate", "features") and (scheduler or backend != "threading"):
-        raise UsageError(f"--stage {stage} runs here, in threads: leave out --backend, --scheduler")
+def _check_options(ctx: click.Context, stage: Stage | None) -> None:
+    """Refuse what was typed and would be ignored."""
+    if stage is None:
+        return
+    for option in ctx.command.params:
+        name = str(option.name)
+        typed = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if typed and stage not in _STAGES_OF.get(name, _STAGES):
+            raise UsageError(f"--stage {stage} has no use for {option.opts[0]}: leave it out")
 
 
 def _explain_sources(chosen: Benchmark, given: tuple[str, ...]) -> None:
     if not given and chosen.spec.source_notes:
-        names = ", ".join(chosen.spec.sources)
-        click.echo(f"Source: {names}. {chosen.spec.source_notes}", err=True)
+        click.echo(chosen.spec.source_notes.strip(), err=True)
 
 
 def _print_failed(chosen: Benchmark, failed: dict[str, list[str]]) -> None:
@@ -312,7 +330,14 @@ def _print_failed(chosen: Benchmark, failed: dict[str, list[str]]) -> None:
         click.echo(f"note: {chosen.spec.notes}")
 
 
-def _print_plan(chosen: Benchmark, plan: Plan, workers: int, *, as_json: bool) -> None:
+def _plan(
+    asked: Benchmark, sources: tuple[str, ...], choice: Choice, workers: int, *, as_json: bool
+) -> None:
+    from avbench.media.plan import plan_clips
+
+    chosen = asked.base
+    _explain_sources(chosen, sources)
+    plan = plan_clips(asked, sources=sources, choice=choice)
     todo = sum(plan.todo.values())
     size, hours = todo * plan.bytes_each, todo * plan.seconds_each / workers / 3600
     if as_json:
@@ -328,5 +353,3 @@ def _print_plan(chosen: Benchmark, plan: Plan, workers: int, *, as_json: bool) -
     room = "room unknown" if free is None else f"{free / 1e9:.1f} GB are free"
     click.echo(f"  {size / 1e9:.1f} GB of clips, {room}")
     click.echo(f"  {hours:.1f} hours on {workers} workers, downloads apart ({basis})")
-    if chosen.spec.source_notes:
-        click.echo(f"sources: {chosen.spec.source_notes}")
