@@ -2,23 +2,27 @@
 
     python -m benchmarks.prepare [--clips 20000 200000]
 
-A source that refuses every clip at once stands in for media, so that all of the time is spent on
-planning, handing out work and writing the ledger. Each size runs in a process of its own.
+Stand-ins take the place of media: a source that refuses every clip at once, or one that gives every
+clip at once, an empty file. All of the time is spent on planning, handing out work and writing the
+ledger. Afterwards it is planned again. The manifest is built in one process, and all else measured
+in another, so that memory is of that alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from avbench.manifests.benchmark import Benchmark
-from avbench.manifests.manifest import Clip
+from avbench.manifests.manifest import Clip, Manifest
 from avbench.media import make, plan, prepare
+from avbench.media.ledger import Outcome
+from avbench.media.places import file_name
 from avbench.media.sources.base import ClipUnavailable, SourceFile
 from avbench.types import silent
 from benchmarks import timing
@@ -30,51 +34,80 @@ classes_per_step = 10
 clip_seconds = 10.0
 annotations = "many.csv"
 """
+_CASES = ("refused", "given")
 
 
-class _Refuses:
+class _Source:
     def fetch(self, clip: Clip, scratch: Path) -> SourceFile:  # noqa: ARG002
         raise ClipUnavailable("refused", permanent=False)
 
 
-def measure(clips: int, folder: Path) -> tuple[float, float, float, float]:
-    """Return seconds for building, a plan and a run, and the peak of memory in MB."""
-    lines = ["clip_id,youtube_id,start_s,label,split"]
-    lines += [f"{n:07d},v{n // 2:06d},{10 * (n % 2)},c{n % 100},train" for n in range(clips)]
-    (folder / "many.csv").write_text("\n".join(lines) + "\n")
+def _given(maker: make.Maker, clip: Clip, *_: object) -> Outcome:
+    (maker.places.clips.local / file_name(clip.clip_id)).touch()
+    return Outcome(clip.clip_id, "ok", maker.source_text, maker.asked(clip), sha256="0" * 64)
+
+
+def build(clips: int, folder: Path) -> float:
+    """Write a benchmark with a manifest of so many clips, two a video; return the seconds."""
+    with (folder / "many.csv").open("w") as file:
+        file.write("clip_id,youtube_id,start_s,label,split\n")
+        for n in range(clips):
+            file.write(f"{n:07d},v{n // 2:06d},{10 * (n % 2)},c{n % 100},train\n")
     (folder / "many.toml").write_text(_TOML)
-    make.open_source = plan.open_source = lambda *_: _Refuses()
-    times = [time.perf_counter()]
+    began = time.perf_counter()
+    Benchmark.load(str(folder / "many.toml")).manifest.write(folder / "many.parquet")
+    return time.perf_counter() - began
+
+
+def measure(case: str, folder: Path) -> list[float]:
+    """Return seconds of a plan, a run and a plan after it, and MB before and at the peak."""
+    make.open_source = plan.open_source = lambda *_: _Source()
+    if case == "given":
+        make.Maker._make = _given
     benchmark = Benchmark.load(str(folder / "many.toml"))
-    assert len(benchmark.manifest) == clips
+    vars(benchmark)["manifest"] = Manifest.read(folder / "many.parquet")
+    before = timing.peak_mb()
+    times = [time.perf_counter()]
+    assert plan.plan_clips(benchmark, sources=["source"]).already == 0
     times.append(time.perf_counter())
-    plan.plan_clips(benchmark, sources=["refuses"])
+    done = prepare.prepare_clips(benchmark, sources=["source"], workers=2, report=silent)
     times.append(time.perf_counter())
-    done = prepare.prepare_clips(benchmark, sources=["refuses"], workers=2, report=silent)
+    there = plan.plan_clips(benchmark, sources=["source"]).already
     times.append(time.perf_counter())
-    assert sum(map(len, done.failed.values())) == clips
-    build, planned, run = (b - a for a, b in pairwise(times))
-    return build, planned, run, timing.peak_mb()
+    clips = len(benchmark.manifest)
+    assert there == done.ok == clips - sum(map(len, done.failed.values()))
+    assert there == (clips if case == "given" else 0)
+    return [b - a for a, b in pairwise(times)] + [before, timing.peak_mb()]
+
+
+def _alone(case: str, folder: str, clips: int) -> Any:
+    options = ("--alone", case, folder, "--clips", str(clips))
+    home = {"AVBENCH_HOME": str(Path(folder, "home"))}
+    return json.loads(timing.alone("benchmarks.prepare", *options, environment=home))
 
 
 def main() -> None:
-    """Measure each size in a process of its own and print a Markdown table."""
+    """Measure each size in processes of its own and print a Markdown table."""
     parser = timing.arguments(__doc__, "2,000 clips")
     parser.add_argument("--clips", type=int, nargs="+", default=[20_000, 60_000, 200_000])
-    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--alone", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.alone:
-        with tempfile.TemporaryDirectory() as folder:
-            os.environ["AVBENCH_HOME"] = str(Path(folder, "home"))
-            print(json.dumps(measure(given.clips[0], Path(folder))))
+        case, folder = given.alone[0], Path(given.alone[1])
+        found = build(given.clips[0], folder) if case == "build" else measure(case, folder)
+        print(json.dumps(found))
         return
     rows = []
     for clips in [2000] if given.quick else given.clips:
-        found = timing.alone("benchmarks.prepare", "--alone", "--clips", str(clips))
-        *seconds, peak = json.loads(found)
-        rows.append([f"{clips:,}", *(f"{1000 * s / clips:.3f}" for s in seconds), f"{peak:,.0f}"])
-    parts = ("manifest", "plan", "run")
-    print(timing.table(["clips", *(f"{p}, ms a clip" for p in parts), "peak memory, MB"], rows))
+        for case in _CASES:
+            with tempfile.TemporaryDirectory() as folder:
+                seconds = _alone("build", folder, clips)
+                *others, before, peak = _alone(case, folder, clips)
+            times = [f"{1000 * s / clips:.3f}" for s in (seconds, *others)]
+            rows.append([f"{clips:,}", case, *times, f"{before:,.0f}", f"{peak:,.0f}"])
+    parts = ("manifest", "plan", "run", "plan after it")
+    columns = [*(f"{p}, ms a clip" for p in parts), "memory before, MB", "at the peak, MB"]
+    print(timing.table(["clips", "every clip is", *columns], rows))
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def put_outdated_aside(benchmark: Benchmark) -> None:
         alone(benchmark.home, f"preparing {benchmark.name}"),
         Ledger(benchmark.home / "ledger.sqlite") as ledger,
     ):
-        work = Work(benchmark, benchmark.manifest.clip_ids, ledger)
+        work = Work(benchmark, ALL.rows(benchmark), ledger)
         work.put_outdated_aside()
 
 

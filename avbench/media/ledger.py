@@ -175,16 +175,26 @@ class Ledger:
                     (outcome.clip_id, outcome.source, outcome.request, outcome.reason),
                 )
 
-    def standing(self) -> dict[str, tuple[str, str, int]]:
-        """Return status, request and bytes of every clip, by id: as little as a plan needs."""
-        return {row[0]: row[1:] for row in self._rows("SELECT clip_id, status, request, bytes")}
-
-    def refused(self, source: str) -> dict[tuple[str, str], str]:
-        """Return what a source refused for good: the reason by clip id and request."""
-        query = "SELECT clip_id, request, reason FROM refusals WHERE source = ?"
+    def standing(self, clip_ids: Sequence[str]) -> dict[str, tuple[str, str, int]]:
+        """Return status, request and bytes of those of some clips that were tried, by id."""
+        query = f"SELECT clip_id, status, request, bytes FROM clips WHERE {_among(clip_ids)}"
         with self._using():
-            rows = self._database.execute(query, (source,)).fetchall()
-        return {(clip_id, request): reason for clip_id, request, reason in rows}
+            return {row[0]: row[1:] for row in self._database.execute(query, clip_ids)}
+
+    def find(self, clip_id: str) -> Outcome | None:
+        """Return what became of a clip, if it was tried."""
+        query = f"SELECT {', '.join(_COLUMNS)} FROM clips WHERE clip_id = ?"
+        with self._using():
+            row = self._database.execute(query, (clip_id,)).fetchone()
+        return Outcome(*row) if row else None
+
+    def refused(self, source: str, clip_ids: Sequence[str]) -> dict[tuple[str, str], str]:
+        """Return what a source refused of some clips for good: the reason by id and request."""
+        query = f"""SELECT clip_id, request, reason FROM refusals
+            WHERE {_among(clip_ids)} AND source = ?"""
+        with self._using():
+            rows = self._database.execute(query, (*clip_ids, source))
+            return {(clip_id, request): reason for clip_id, request, reason in rows}
 
     def made(self) -> dict[str, tuple[int, int, float]]:
         """Return how many clips are there, their bytes, and the seconds they took, by source."""
@@ -207,7 +217,7 @@ class Ledger:
             runs, days = self._database.execute(spans, (source,)).fetchone()
         return ids, runs, 86_400 * days
 
-    def forget_refusals(self, clip_ids: Sequence[str], sources: Sequence[str]) -> None:
+    def forget_refusals(self, clip_ids: Iterable[str], sources: Sequence[str]) -> None:
         """Let some sources be asked for some clips again."""
         pairs = ((clip_id, source) for clip_id in clip_ids for source in sources)
         with self._using(), self._database:
@@ -263,6 +273,10 @@ class Ledger:
             elif "not a database" in str(error) or "malformed" in str(error):
                 remedy = "restore it; without it all clips are fetched again"
             raise AvbenchError(f"cannot use {self._path}: {error}: {remedy}") from error
+
+
+def _among(clip_ids: Sequence[str]) -> str:
+    return f"clip_id IN ({', '.join('?' * len(clip_ids))})"
 
 
 def _now() -> str:

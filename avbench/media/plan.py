@@ -5,9 +5,10 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -32,6 +33,10 @@ _BYTES_PER_S, _WORK_PER_S = 150_000, 0.25
 _ENOUGH = 20
 """Videos from which on a source's pace is taken from what it gave so far."""
 
+_AT_A_TIME = 1024
+"""Clips of which all is in memory."""
+
+Rows = npt.NDArray[np.int64]
 Stage = Literal["acquire", "trim", "validate", "features"]
 
 
@@ -55,16 +60,26 @@ class Choice:
         Raises:
             UsageError: If the benchmark has no such step.
         """
+        ids: list[str] = self._chosen(benchmark).to_pylist()
+        return ids
+
+    def rows(self, benchmark: Benchmark) -> Rows:
+        """Return the rows of the clips in the manifest of the benchmark whose clips they are.
+
+        Raises:
+            UsageError: If the benchmark has no such step.
+        """
+        base = benchmark.base.manifest.table["clip_id"].combine_chunks()
+        return np.asarray(pc.index_in(self._chosen(benchmark), value_set=base), np.int64)
+
+    def _chosen(self, benchmark: Benchmark) -> pa.ChunkedArray:
         if self.step is not None and self.step >= benchmark.spec.steps:
             raise UsageError(f"{benchmark.name} has {benchmark.spec.steps} steps only")
-        table = benchmark.manifest.table.select(["clip_id", "split", "step"]).to_pydict()
-        rows = zip(table["clip_id"], table["split"], table["step"], strict=True)
-        chosen = (
-            clip_id
-            for clip_id, split, step in rows
-            if self.split in (None, split) and self.step in (None, step)
-        )
-        return list(islice(chosen, self.limit))
+        manifest = benchmark.manifest
+        rows = np.arange(len(manifest)) if self.split is None else manifest.rows(self.split)
+        if self.step is not None:
+            rows = rows[manifest.step_of_row[rows] == self.step]
+        return manifest.table["clip_id"].take(rows[: self.limit])
 
 
 ALL = Choice()
@@ -73,9 +88,11 @@ ALL = Choice()
 class Work:
     """The clips that are wanted, as the ledger and the disk have them.
 
+    Of each clip only numbers stay in memory: there may be hundreds of thousands.
+
     Args:
         benchmark: The benchmark, not derived from another.
-        wanted: Ids of clips of it.
+        wanted: Rows of its manifest.
         ledger: Its ledger.
         acquiring: Whether it is the originals that are wanted.
 
@@ -83,45 +100,62 @@ class Work:
         manifest: The benchmark's manifest.
         spec: Its specification.
         wanted: As given.
-        todo: Row in the manifest of every clip still to be made, by id.
+        left: How many clips are still to be made.
         outdated: Clips that were made for another time or length than the table has now.
     """
 
     def __init__(
-        self,
-        benchmark: Benchmark,
-        wanted: Sequence[str],
-        ledger: Ledger,
-        *,
-        acquiring: bool = False,
+        self, benchmark: Benchmark, wanted: Rows, ledger: Ledger, *, acquiring: bool = False
     ) -> None:
         self.manifest, self.spec, self.wanted = benchmark.manifest, benchmark.spec, wanted
         self._places = places_of(benchmark)
-        row_of = {clip_id: row for row, clip_id in enumerate(self.manifest.clip_ids)}
-        self.todo = {clip_id: row_of[clip_id] for clip_id in wanted}
+        self._is_todo = np.zeros(len(self.manifest), bool)
+        self._is_todo[wanted] = True
+        self.left = len(wanted)
         self.outdated: list[str] = []
-        known, there = ledger.standing(), self._places.clips.files()
+        size_of = self._places.clips.sizes()
         kept = Originals(self._places, self.spec) if acquiring else None
-        for clip in self.clips(list(self.todo.values())):
-            status, asked, size = known.get(clip.clip_id, ("", "", 0))
-            found = there.get(file_name(clip.clip_id))
-            is_there = status == "ok" and found is not None and found.size == size
-            if asked and asked not in requests_of(clip, self.spec):
-                self.outdated.append(clip.clip_id)
-                is_there = False
-            if kept.has(clip) if kept else is_there:
-                del self.todo[clip.clip_id]
+        for clips in self.chunks(wanted):
+            known = ledger.standing([clip.clip_id for _, clip in clips])
+            for row, clip in clips:
+                status, asked, size = known.get(clip.clip_id, ("", "", 0))
+                is_outdated = asked != "" and asked not in requests_of(clip, self.spec)
+                if is_outdated:
+                    self.outdated.append(clip.clip_id)
+                if kept:
+                    is_there = kept.has(clip)
+                else:
+                    is_current = status == "ok" and not is_outdated
+                    is_there = is_current and size_of(file_name(clip.clip_id)) == size
+                if is_there:
+                    self.settle(row)
+
+    @property
+    def todo(self) -> Rows:
+        """Rows of the clips still to be made, in the order they are wanted."""
+        return self.wanted[self._is_todo[self.wanted]]
+
+    def settle(self, row: int) -> None:
+        """Note that a clip is there."""
+        self.left -= int(self._is_todo[row])
+        self._is_todo[row] = False
 
     def put_outdated_aside(self) -> None:
         """Move the outdated clips away."""
         for clip_id in self.outdated:
             self._places.clips.move(file_name(clip_id), self._places.replaced)
 
-    def clips(self, rows: Sequence[int]) -> Iterator[Clip]:
-        """Give clips of the manifest, few of them in memory at a time."""
-        for at in range(0, len(rows), 1024):
-            for row in self.manifest.table.take(rows[at : at + 1024]).to_pylist():
-                yield Clip(**row)
+    def clips(self, rows: Rows) -> Iterator[tuple[int, Clip]]:
+        """Give clips of the manifest with their rows, few of them in memory at a time."""
+        for clips in self.chunks(rows):
+            yield from clips
+
+    def chunks(self, rows: Rows) -> Iterator[list[tuple[int, Clip]]]:
+        """Give clips of the manifest with their rows, some at a time."""
+        for at in range(0, len(rows), _AT_A_TIME):
+            chunk = rows[at : at + _AT_A_TIME]
+            clips = self.manifest.table.take(chunk).to_pylist()
+            yield [(row, Clip(**clip)) for row, clip in zip(chunk.tolist(), clips, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -215,7 +249,7 @@ def plan_clips(
         UsageError: If there is no such source.
         AvbenchError: If the benchmark has no source.
     """
-    wanted = choice.of(benchmark)
+    wanted = choice.rows(benchmark)
     benchmark = benchmark.base
     places = places_of(benchmark)
     kept = Originals(places, benchmark.spec)
@@ -231,17 +265,19 @@ def plan_clips(
     with Ledger.reading(benchmark.home / "ledger.sqlite") as ledger:
         work = Work(benchmark, wanted, ledger, acquiring=acquiring)
         first = {text: array("q") for text in [KEPT, *opened]}
-        gone = {text: ledger.refused(text) for text in opened}
         refused = 0
-        rows = list(work.todo.values())
-        for row, clip in zip(rows, work.clips(rows), strict=True):
-            asked = next((t for t in opened if (clip.clip_id, ask(clip, t)) not in gone[t]), None)
-            if making and not acquiring and kept.has(clip):
-                asked = KEPT
-            if asked is not None:
-                first[asked].append(row)
-            elif opened:
-                refused += 1
+        for clips in work.chunks(work.todo):
+            ids = [clip.clip_id for _, clip in clips]
+            gone = {text: ledger.refused(text, ids) for text in opened}
+            for row, clip in clips:
+                asks = (t for t in opened if (clip.clip_id, ask(clip, t)) not in gone[t])
+                asked = next(asks, None)
+                if making and not acquiring and kept.has(clip):
+                    asked = KEPT
+                if asked is not None:
+                    first[asked].append(row)
+                elif opened:
+                    refused += 1
         downloads = {
             text: _downloads(source, text, first[text], benchmark.manifest, ledger)
             for text, source in opened.items()
@@ -255,7 +291,7 @@ def plan_clips(
     length = 0.0 if acquiring else benchmark.spec.clip_seconds
     return Plan(
         clips=len(wanted),
-        already=len(wanted) - len(work.todo),
+        already=len(wanted) - work.left,
         todo={text: len(rows) for text, rows in first.items() if rows or text != KEPT},
         refused=refused,
         downloads=downloads,

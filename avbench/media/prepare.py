@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
 
 from avbench.manifests.benchmark import Benchmark
 from avbench.manifests.manifest import Clip
@@ -25,7 +31,7 @@ from avbench.media.places import (
     places_of,
     sha256,
 )
-from avbench.media.plan import ALL, Choice, Stage, Work, chain_of
+from avbench.media.plan import ALL, Choice, Rows, Stage, Work, chain_of
 from avbench.media.sources.base import (
     ClipUnavailable,
     Network,
@@ -102,7 +108,7 @@ def prepare_clips(
         AvbenchError: If the benchmark has no source, another run is at work on it, its folder
             cannot be written to, or the network seems to be gone.
     """
-    wanted = choice.of(benchmark)
+    wanted = choice.rows(benchmark)
     benchmark = benchmark.base
     chain, tools = chain_of(benchmark, sources), _tools()
     places = places_of(benchmark)
@@ -135,10 +141,11 @@ def prepare_clips(
                 local.mkdir(exist_ok=True)
         _recover(places, ledger)
         if retry_refused:
-            ledger.forget_refusals(wanted, chain)
+            ids = benchmark.manifest.table["clip_id"].take(wanted)
+            ledger.forget_refusals((clip_id.as_py() for clip_id in ids), chain)
         work = Work(benchmark, wanted, ledger, acquiring=stage == "acquire")
         work.put_outdated_aside()
-        ledger.begin(len(work.todo), tools)
+        ledger.begin(work.left, tools)
         desk = _Desk(work, ledger, report, scratch)
         if stage != "acquire" and not Originals(places, benchmark.spec).is_empty:
             makers.insert(0, replace(maker, source_text=KEPT))
@@ -155,8 +162,10 @@ class _Desk:
         self._ledger = ledger
         self._report = report
         self._scratch = scratch
-        self._already = len(work.wanted) - len(work.todo)
-        self._failed: dict[str, str] = {}
+        self._already = len(work.wanted) - work.left
+        self._reasons = [NOT_ACQUIRED]
+        self._reason_of = np.zeros(len(work.manifest), np.int32)
+        self._at_work: dict[str, int] = {}
         self._settled = 0
         self._in_a_row = 0
         self._fatal: Exception | None = None
@@ -171,11 +180,12 @@ class _Desk:
         """
         source = maker.source
         asked = self._asked(source, maker)
-        self._settled = len(self._work.todo) - len(asked)
+        self._settled = self._work.left - len(asked)
         self._tell(last)
-        if not asked:
+        if not len(asked):
             return
-        seen: set[str] = set()
+        unseen = np.zeros(len(self._work.manifest), bool)
+        unseen[asked] = True
         for outcomes in each(
             maker, self._pieces(source, maker, asked), takes=_SLOT if is_remote(source) else ""
         ):
@@ -183,60 +193,79 @@ class _Desk:
                 if isinstance(outcome, Exception):
                     self._stop(maker, outcome)
                 else:
-                    seen.add(outcome.clip_id)
-                    self._take(outcome, maker)
+                    row = self._at_work.pop(outcome.clip_id)
+                    unseen[row] = False
+                    self._take(row, outcome, maker)
             self._tell(last)
         if self._fatal:
             raise self._fatal
         if isinstance(source, StreamingSource):
-            for clip in self._work.clips(asked):
-                if clip.clip_id not in seen:
-                    self._take(self._not_streamed(clip, source, maker), maker)
+            for row, clip in self._work.clips(asked[unseen[asked]]):
+                self._take(row, self._not_streamed(clip, source, maker), maker)
             self._tell(last)
 
-    def _asked(self, source: Source, maker: Maker) -> list[int]:
+    def _asked(self, source: Source, maker: Maker) -> Rows:
         """Return the rows of the clips to ask a source for, and note which it refused before."""
-        refused = self._ledger.refused(maker.source_text)
-        asked = []
-        for clip in self._work.clips(list(self._work.todo.values())):
-            reason = refused.get((clip.clip_id, maker.asked(clip)))
-            if reason is not None:
-                self._failed[clip.clip_id] = reason
-            elif not isinstance(source, Originals) or source.has(clip):
-                asked.append(self._work.todo[clip.clip_id])
-        return asked
+        asked = array("q")
+        for clips in self._work.chunks(self._work.todo):
+            ids = [clip.clip_id for _, clip in clips]
+            refused = self._ledger.refused(maker.source_text, ids)
+            for row, clip in clips:
+                reason = refused.get((clip.clip_id, maker.asked(clip)))
+                if reason is not None:
+                    self._note(row, reason)
+                elif not isinstance(source, Originals) or source.has(clip):
+                    asked.append(row)
+        return np.array(asked)
+
+    def _note(self, row: int, reason: str) -> None:
+        """Note why a clip is missing."""
+        if reason not in self._reasons:
+            self._reasons.append(reason)
+        self._reason_of[row] = self._reasons.index(reason)
 
     def result(self) -> Prepared:
         """Say what came of it all."""
         by_reason: dict[str, list[str]] = defaultdict(list)
-        for clip_id in self._work.wanted:
-            if clip_id in self._work.todo:
-                by_reason[self._failed.get(clip_id, NOT_ACQUIRED)].append(clip_id)
+        for row, clip in self._work.clips(self._work.todo):
+            by_reason[self._reasons[self._reason_of[row]]].append(clip.clip_id)
         return Prepared(
-            ok=len(self._work.wanted) - self._already - len(self._work.todo),
+            ok=len(self._work.wanted) - self._already - self._work.left,
             already=self._already,
             failed=dict(sorted(by_reason.items(), key=lambda item: -len(item[1]))),
         )
 
-    def _pieces(self, source: Source, maker: Maker, asked: list[int]) -> Iterator[Piece]:
+    def _pieces(self, source: Source, maker: Maker, asked: Rows) -> Iterator[Piece]:
         """Cut the work into pieces; drawn by threads of joblib, which would lose an error."""
         try:
             if isinstance(source, StreamingSource):
-                wanted = list(self._work.clips(asked))
-                for clip, file in source.stream(wanted, self._scratch):
+                rows = {clip: row for row, clip in self._work.clips(asked)}
+                for clip, file in source.stream([*rows], self._scratch):
+                    self._at_work[clip.clip_id] = rows[clip]
                     yield self._handed(clip, file, maker)
             else:
-                # Clips of one video go together, so that it is fetched once.
-                videos = self._work.manifest.table["youtube_id"].take(asked).to_pylist()
-                groups: dict[str | int, list[int]] = defaultdict(list)
-                for row, video in zip(asked, videos, strict=True):
-                    groups[row if video is None else video].append(row)
-                for rows in groups.values():
-                    yield Piece(tuple(self._work.clips(rows)))
+                for _, clips in groupby(self._by_video(asked), key=itemgetter(0)):
+                    piece = []
+                    for _, row, clip in clips:
+                        self._at_work[clip.clip_id] = row
+                        piece.append(clip)
+                    yield Piece(tuple(piece))
         except AvbenchError as error:
             self._broken = str(error)  # what could be read of an archive has been given
         except OSError as error:
             self._stop(maker, error)
+
+    def _by_video(self, asked: Rows) -> Iterator[tuple[int, int, Clip]]:
+        """Give video, row and clip, those of one video together, so that it is fetched once."""
+        ids = self._work.manifest.table["youtube_id"].take(asked).combine_chunks()
+        found = ids.dictionary_encode().indices
+        numbers = np.asarray(pc.fill_null(found, -1), np.int64)
+        alone = numbers < 0  # a clip without an id has a video of its own
+        numbers[alone] = len(asked) + np.flatnonzero(alone)
+        order = np.argsort(numbers, kind="stable")
+        clips = self._work.clips(asked[order])
+        for number, (row, clip) in zip(numbers[order].tolist(), clips, strict=True):
+            yield number, row, clip
 
     def _handed(self, clip: Clip, file: SourceFile, maker: Maker) -> Piece:
         """Make a piece of a file that is on this machine."""
@@ -255,24 +284,22 @@ class _Desk:
             return maker.failed(clip, "transient", error.reason, self._broken or error.detail)
         return maker.failed(clip, "transient", "the archive is damaged", self._broken)
 
-    def _take(self, outcome: Outcome, maker: Maker) -> None:
-        clip_id = outcome.clip_id
+    def _take(self, row: int, outcome: Outcome, maker: Maker) -> None:
         if outcome.status == "failed":
             self._settled += 1
-            said = self._failed.get(clip_id, _NOT_IN)
-            if outcome.reason.startswith(_NOT_IN) and not said.startswith(_NOT_IN):
+            said = self._reasons[self._reason_of[row]]
+            if outcome.reason.startswith(_NOT_IN) and not said.startswith((_NOT_IN, NOT_ACQUIRED)):
                 return  # what an earlier source said tells more
-            self._failed[clip_id] = outcome.reason
+            self._note(row, outcome.reason)
         else:
-            self._work.todo.pop(clip_id, None)
-            self._failed.pop(clip_id, None)
+            self._work.settle(row)
         try:
             self._ledger.record(outcome)
         except AvbenchError as error:
             self._stop(maker, error)
             return
         if outcome.status == "ok":
-            maker.places.journal.remove(f"{clip_id}.json")
+            maker.places.journal.remove(f"{outcome.clip_id}.json")
         blocked = outcome.failure == "transient" and is_remote(maker.source)
         self._in_a_row = self._in_a_row + 1 if blocked else 0
         if self._in_a_row == _GIVE_UP_AFTER:
@@ -293,20 +320,19 @@ class _Desk:
 
     def _tell(self, last: bool) -> None:
         settled = self._settled if last else 0
-        done = len(self._work.wanted) - len(self._work.todo) + settled
+        done = len(self._work.wanted) - self._work.left + settled
         self._report("preparing clips", done, len(self._work.wanted))
 
 
 def _recover(places: Places, ledger: Ledger) -> None:
     """Take clips into the ledger that a killed run had finished, and clear what it left."""
     notes = places.journal.files()
-    known = ledger.all() if notes else {}
     for name in sorted(name for name in notes if name.endswith(".json")):
         # Killed while it was written, or nothing of ours.
         with suppress(OSError, ValueError, TypeError, RecursionError):
             with places.journal.opened(name) as note:
                 outcome = Outcome(**json.loads(note.read_text(encoding="utf-8")))
-            recorded = known.get(outcome.clip_id)
+            recorded = ledger.find(outcome.clip_id)
             is_new = recorded is None or recorded.sha256 != outcome.sha256
             if is_new:
                 with places.clips.opened(file_name(outcome.clip_id)) as clip:

@@ -6,8 +6,9 @@ import fcntl
 import os
 import re
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -82,8 +83,8 @@ class Folder:
             with suppress(FileNotFoundError), os.scandir(self.local) as entries:
                 for entry in entries:
                     if entry.is_file():
-                        stat = entry.stat()
-                        found[entry.name] = StoredFile(stat.st_size, stat.st_mtime_ns)
+                        about = entry.stat()
+                        found[entry.name] = StoredFile(about.st_size, about.st_mtime_ns)
             return found
         with self._reached() as (fs, path), suppress(FileNotFoundError):
             fs.invalidate_cache(path)
@@ -92,6 +93,25 @@ class Folder:
                 if info["type"] == "file" and not name.startswith(_PARTIAL):
                     found[name] = StoredFile(int(info["size"]), _mtime_ns(info))
         return found
+
+    def sizes(self) -> Callable[[str], int | None]:
+        """Return what tells the size of a file that is whole, by name; nothing if it is not there.
+
+        A disk is asked file by file, so that memory is not filled; elsewhere all are listed once.
+        """
+        root = self.local
+        if root is None:
+            listed = {name: file.size for name, file in self.files().items()}
+            return listed.get
+
+        def size(name: str) -> int | None:
+            try:
+                found = (root / name).stat()
+            except FileNotFoundError:
+                return None
+            return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+        return size
 
     def put(self, file: Path, name: str) -> None:
         """Give a file of this machine a place here, whole or not at all; it may be moved."""

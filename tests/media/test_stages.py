@@ -484,8 +484,8 @@ def test_refusals_of_other_clips_and_sources_are_kept(tmp_path: Path) -> None:
             for source in ("s", "t"):
                 ledger.record(Outcome(clip, "failed", source, "q", 0, "permanent", "private"))
         ledger.forget_refusals(["a"], ["s"])
-        assert ledger.refused("s") == {("b", "q"): "private"}
-        assert len(ledger.refused("t")) == 2
+        assert ledger.refused("s", "ab") == {("b", "q"): "private"}
+        assert len(ledger.refused("t", "ab")) == 2
 
 
 def test_a_plan_of_a_source_there_is_not(few: Few) -> None:
