@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -72,6 +72,23 @@ def _memory_limits() -> list[Path]:
             # Outside its container a group has a path that leads nowhere inside: then its root.
             found += [at / name for at in (folder, *folder.parents) if at.is_relative_to(root)]
     return found
+
+
+def lacking_bytes(needs: Iterable[tuple[Path, int]]) -> int:
+    """Return how many bytes are missing on disks for what is to be written to some folders.
+
+    Args:
+        needs: Folders, which need not be there yet, and what each will take; those on one disk
+            share its space.
+    """
+    wanted: dict[int, int] = {}
+    free: dict[int, int] = {}
+    for folder, size in needs:
+        place = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
+        disk = place.stat().st_dev
+        wanted[disk] = wanted.get(disk, 0) + size
+        free[disk] = shutil.disk_usage(place).free
+    return sum(max(0, size - free[disk]) for disk, size in wanted.items())
 
 
 def storage() -> str:

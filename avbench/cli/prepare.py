@@ -19,8 +19,7 @@ from avbench.types import SPLITS, Split, UsageError
 if TYPE_CHECKING:
     from avbench.manifests.benchmark import Benchmark
     from avbench.media.backend import Backend
-    from avbench.media.plan import Choice
-    from avbench.media.prepare import Stage
+    from avbench.media.plan import Choice, Downloads, Stage
 
 _DONE: dict[str | None, str] = {"acquire": "have their original", "validate": "are sound"}
 _STAGES = ("acquire", "trim", "validate", "features")
@@ -196,9 +195,16 @@ def prepare(
     if chosen is not asked:
         click.echo(f"{asked.name} shares the clips and features of {chosen.name}.", err=True)
     if dry_run:
-        if stage in ("validate", "features"):
-            raise UsageError(f"--dry-run says what there is to fetch: leave out --stage {stage}")
-        _plan(asked, sources, choice, workers, as_json=as_json)
+        _plan(
+            asked,
+            sources,
+            choice,
+            stage,
+            preset,
+            workers,
+            keep_originals=keep_originals,
+            as_json=as_json,
+        )
         return
     wanted = choice.of(asked)
     name = preset or asked.spec.preset
@@ -331,25 +337,72 @@ def _print_failed(chosen: Benchmark, failed: dict[str, list[str]]) -> None:
 
 
 def _plan(
-    asked: Benchmark, sources: tuple[str, ...], choice: Choice, workers: int, *, as_json: bool
+    asked: Benchmark,
+    sources: tuple[str, ...],
+    choice: Choice,
+    stage: Stage | None,
+    preset: str | None,
+    workers: int,
+    *,
+    keep_originals: bool,
+    as_json: bool,
 ) -> None:
+    from avbench.features.extract import bytes_to_come
+    from avbench.media.places import places_of
     from avbench.media.plan import plan_clips
+    from avbench.resources import lacking_bytes
 
-    chosen = asked.base
-    _explain_sources(chosen, sources)
-    plan = plan_clips(asked, sources=sources, choice=choice)
-    todo = sum(plan.todo.values())
-    size, hours = todo * plan.bytes_each, todo * plan.seconds_each / workers / 3600
+    if stage == "validate":
+        raise UsageError("--dry-run says what is to be made: leave out --stage validate")
+    chosen, name = asked.base, preset or asked.spec.preset
+    if stage != "features":
+        _explain_sources(chosen, sources)
+    plan = plan_clips(asked, sources=sources, choice=choice, stage=stage)
+    extracting = stage in (None, "features")
+    features = bytes_to_come(chosen, name, plan.coming) if extracting else 0
+    clips = places_of(chosen).clips.local
+    needs = [(chosen.home, features or 0), *([(clips, plan.bytes)] if clips else [])]
+    lacking, hours = lacking_bytes(needs), plan.hours(workers)
     if as_json:
-        print_json(asdict(plan) | {"bytes": round(size), "hours": round(hours, 3)})
+        sizes = {"bytes": plan.bytes, "features_bytes": features, "lacking_bytes": lacking}
+        print_json(asdict(plan) | sizes | {"hours": round(hours, 3)})
         return
     click.echo(f"{chosen.name}: {plan.clips:,} clips, {plan.already:,} are there")
     for source, count in plan.todo.items():
-        click.echo(f"  {count:,} to get from {source}")
+        click.echo(f"  {count:,} to get from {source}{_downloading(plan.downloads.get(source))}")
     if plan.refused:
         click.echo(f"  {plan.refused:,} that no source has (--retry-refused asks again)")
-    basis = f"as {plan.measured_on:,} clips so far" if plan.measured_on else "by rule of thumb"
+    if stage == "trim" and plan.left_out:
+        click.echo(f"  {plan.left_out:,} to download first (--stage acquire)")
+    if stage == "acquire" or keep_originals:
+        click.echo("  originals, whose size is not known before")
+    if stage in (None, "trim"):
+        basis = _basis(plan.bytes_measured_on, "clips")
+        click.echo(f"  {plan.bytes / 1e9:.1f} GB of clips ({basis})")
+    if extracting:
+        size = "unknown size" if features is None else f"{features / 1e9:.1f} GB"
+        click.echo(f"  {size} of {name} features")
     free = plan.free_bytes
-    room = "room unknown" if free is None else f"{free / 1e9:.1f} GB are free"
-    click.echo(f"  {size / 1e9:.1f} GB of clips, {room}")
-    click.echo(f"  {hours:.1f} hours on {workers} workers, downloads apart ({basis})")
+    click.echo("  room unknown" if free is None else f"  {free / 1e9:.1f} GB are free")
+    if stage != "features":
+        basis = _basis(plan.seconds_measured_on, "clips")
+        click.echo(f"  {hours:.1f} hours on {workers} workers (cutting {basis}), features apart")
+    if lacking:
+        click.echo(
+            f"warning: {lacking / 1e9:.1f} GB more disk is needed: free some, choose fewer clips"
+            " (--split, --step, --limit), or set AVBENCH_HOME or AVBENCH_STORAGE to another disk"
+        )
+
+
+def _downloading(found: Downloads | None) -> str:
+    if found is None:
+        return ""
+    if found.seconds_each is None:
+        return f": {found.videos:,} videos to download, in unknown time"
+    hours = found.videos * found.seconds_each / 3600
+    basis = _basis(found.measured_on, "videos")
+    return f": {found.videos:,} videos to download in {hours:.1f} hours ({basis})"
+
+
+def _basis(measured_on: int, what: str) -> str:
+    return f"as {measured_on:,} {what} so far" if measured_on else "by rule of thumb"

@@ -145,9 +145,11 @@ def test_a_plan_divides_the_work_by_the_workers(monkeypatch: pytest.MonkeyPatch)
         already=100,
         todo={"render": 7000, "kept": 200},
         refused=0,
+        downloads={},
         bytes_each=1e6,
+        bytes_measured_on=100,
         seconds_each=2.0,
-        measured_on=100,
+        seconds_measured_on=100,
         free_bytes=5_000_000_000,
     )
     monkeypatch.setattr("avbench.media.plan.plan_clips", lambda *_, **__: plan)
@@ -157,7 +159,8 @@ def test_a_plan_divides_the_work_by_the_workers(monkeypatch: pytest.MonkeyPatch)
         assert (told["hours"], told["bytes"]) == (hours, 7_200_000_000)
         printed = CliRunner().invoke(prepare, options).output
         assert f"{hours} hours on {workers} workers" in printed
-        assert "7.2 GB of clips, 5.0 GB are free" in printed
+        assert "7.2 GB of clips (as 100 clips so far)" in printed
+        assert "5.0 GB are free" in printed
 
 
 def test_progress_is_shown_on_a_terminal(avbench: Callable[..., Any]) -> None:

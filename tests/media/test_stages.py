@@ -230,13 +230,14 @@ def test_the_plan_says_what_is_left_and_does_nothing(
         video(tmp_path / "videos" / f"{name}.mp4", seconds=1)
     benchmark = few(["a", "b", "c", "d"])
     plan = plan_clips(benchmark, sources=[folder])
-    assert (plan.clips, plan.already, plan.todo, plan.measured_on) == (4, 0, {folder: 4}, 0)
+    assert (plan.clips, plan.already, plan.todo, plan.seconds_measured_on) == (4, 0, {folder: 4}, 0)
     assert plan.free_bytes > 0
     assert not benchmark.home.exists()
     prepare_clips(benchmark, sources=[folder], workers=1, report=silent)
     before = ledger_of(benchmark)
     plan = plan_clips(benchmark, sources=[folder])
-    assert (plan.already, plan.todo, plan.refused, plan.measured_on) == (2, {folder: 2}, 0, 2)
+    assert (plan.already, plan.todo, plan.refused) == (2, {folder: 2}, 0)
+    assert (plan.bytes_measured_on, plan.seconds_measured_on) == (2, 2)
     assert plan.bytes_each == sum(map(len, bytes_of(benchmark).values())) / 2
     assert ledger_of(benchmark) == before
     with Ledger(benchmark.home / "ledger.sqlite") as ledger:
