@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, TextIO
 from avbench.types import AvbenchError
 
 _PACKAGE = Path(__file__).resolve().parent
+_NO_FOLDER = (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP)  # as below /proc
 
 
 def shipped(folder: str) -> Path:
@@ -73,6 +74,23 @@ def _memory_limits() -> list[Path]:
     return found
 
 
+def lacking_bytes(needs: Iterable[tuple[Path, int]]) -> int:
+    """Return how many bytes are missing on disks for what is to be written to some folders.
+
+    Args:
+        needs: Folders, which need not be there yet, and what each will take; those on one disk
+            share its space.
+    """
+    wanted: dict[int, int] = {}
+    free: dict[int, int] = {}
+    for folder, size in needs:
+        place = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
+        disk = place.stat().st_dev
+        wanted[disk] = wanted.get(disk, 0) + size
+        free[disk] = shutil.disk_usage(place).free
+    return sum(max(0, size - free[disk]) for disk, size in wanted.items())
+
+
 def storage() -> str:
     """Return where clips and originals go, a path or an address: `$AVBENCH_STORAGE`, or `home()`.
 
@@ -106,16 +124,18 @@ def writing(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        blamed = Path(os.fsdecode(error.filename or target)).absolute()
+        place = target.absolute()
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             cause = "the disk or your quota is full: free some space or choose another place"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             cause = "no permission to write there: choose another place"
         elif error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY):
             cause = "something else of that name is in the way: choose another place"
+        elif error.errno in _NO_FOLDER and blamed in (place, *place.parents):
+            cause = "no folder can be made there: choose another place"
         else:
             raise
-        blamed = Path(os.fsdecode(error.filename or target)).absolute()
-        place = target.absolute()
         if blamed in place.parents:
             target = blamed  # what stands in the way above is worth naming
         elif not blamed.is_relative_to(place.parent):

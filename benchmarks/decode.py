@@ -36,23 +36,23 @@ def ffmpeg(*arguments: str | Path) -> None:
     subprocess.run([binary(), *quiet, *map(str, arguments)], check=True)
 
 
-def draw(folder: Path) -> Path:
-    """Draw a clip that is as hard to decode as a real one, and cut it as avbench does."""
-    source, clip = folder / "source.mp4", folder / "clip.mp4"
-    zoom = "mandelbrot=size=640x360:rate=25:start_scale=1.2:end_scale=0.02:end_pts=260"
+def draw(folder: Path, seconds: int) -> Path:
+    """Draw a video that is as hard to decode as a real one."""
+    video = folder / "video.mp4"
+    zoom = "mandelbrot=size=640x360:rate=25:start_scale=1.2:end_scale=0.02"
+    noise = f"anoisesrc=r=44100:a=0.3:d={seconds}:seed=1"
     ffmpeg(
-        *("-f", "lavfi", "-i", zoom, "-f", "lavfi", "-i", "anoisesrc=r=44100:a=0.3:d=10:seed=1"),
-        *("-vf", "noise=alls=6:allf=t:all_seed=1,format=yuv420p", "-t", "10"),
-        *("-c:v", "libx264", "-preset", "veryfast", "-ac", "2", "-c:a", "aac", source),
+        *("-f", "lavfi", "-i", f"{zoom}:end_pts={26 * seconds}", "-f", "lavfi", "-i", noise),
+        *("-vf", "noise=alls=6:allf=t:all_seed=1,format=yuv420p", "-t", str(seconds)),
+        *("-c:v", "libx264", "-preset", "veryfast", "-ac", "2", "-c:a", "aac", video),
     )
-    trim(source, clip, start_s=None, seconds=10.0)
-    return clip
+    return video
 
 
-def authors_pictures(clip: Path) -> np.ndarray:
+def authors_pictures(clip: Path, *window: str) -> np.ndarray:
     """JPEGs by ffmpeg, sixteen of them opened, scaled and cut by PIL."""
     with tempfile.TemporaryDirectory() as folder:
-        ffmpeg("-i", clip, "-an", "-vf", f"fps={RATE}", f"{folder}/%05d.jpg")
+        ffmpeg(*window, "-i", clip, "-an", "-vf", f"fps={RATE}", f"{folder}/%05d.jpg")
         files = sorted(Path(folder).iterdir())
         return np.stack(
             [cut(Image.open(files[n - 1])) for n in frame_numbers(len(files), PICTURES)]
@@ -68,13 +68,13 @@ def cut(picture: Image.Image) -> np.ndarray:
     return np.asarray(scaled.crop((left, top, left + SIDE, top + SIDE)))
 
 
-def authors_both(clip: Path) -> np.ndarray:
+def authors_both(clip: Path, *window: str) -> np.ndarray:
     """The same, and the sound by way of a wav."""
     with tempfile.TemporaryDirectory() as folder:
-        ffmpeg("-i", clip, "-vn", "-ar", "44100", "-ac", "2", f"{folder}/sound.wav")
+        ffmpeg(*window, "-i", clip, "-vn", "-ar", "44100", "-ac", "2", f"{folder}/sound.wav")
         with wave.open(f"{folder}/sound.wav") as sound:
             sound.readframes(sound.getnframes())
-    return authors_pictures(clip)
+    return authors_pictures(clip, *window)
 
 
 def ours(clip: Path) -> np.ndarray:
@@ -91,7 +91,7 @@ def ours(clip: Path) -> np.ndarray:
     ).pictures
 
 
-def measure(ways: dict[str, Callable[[Path], np.ndarray]], clip: Path, runs: int) -> None:
+def measure(ways: dict[str, Callable[[Path], object]], clip: Path, runs: int) -> None:
     """Print CPU and wall time of each way, run by turns."""
     found = timing.by_turns({name: partial(way, clip) for name, way in ways.items()}, runs)
     first = next(iter(found.values()))
@@ -155,7 +155,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        clip = options.clip or draw(Path(folder))
+        clip = options.clip or Path(folder, "clip.mp4")
+        if not options.clip:
+            trim(draw(Path(folder), 10), clip, start_s=None, seconds=10.0)
         ways = {
             "authors', pictures only": authors_pictures,
             "authors', pictures and sound": authors_both,

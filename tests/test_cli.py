@@ -155,12 +155,28 @@ def test_prepare_says_what_it_would_do(avbench, tmp_path):
     text = avbench("prepare", "vs100-ci", "--dry-run", "--split", "test", "--step", "2").stdout
     assert "vs100-ci: 500 clips, 0 are there" in text
     assert "500 to get from youtube" in text
-    assert "archives are complete" in text
     assert not (tmp_path / "home").exists()
     record = json.loads(avbench("prepare", "ks-ci", "--dry-run", "--json").stdout)
     assert record["clips"] == 23125
     assert record["todo"] == {"youtube": 23125}
     assert record["hours"] > 1
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "better"),
+    [
+        ("ave-ci", "--source archive:AVE_Dataset.zip"),
+        ("ks-ci", "--source archive:FOLDER"),
+        ("vs100-ci-clean", "--source archive:FOLDER --source youtube"),
+    ],
+)
+def test_prepare_explains_its_source_and_what_is_better(avbench, benchmark, better):
+    arguments = ("prepare", benchmark, "--dry-run", "--limit", "1")
+    first, second = avbench(*arguments).stderr.splitlines()[-2:]
+    assert first.startswith("youtube is the default because")
+    assert second.startswith("Better: ")
+    assert second.endswith(better)
+    assert "default" not in avbench(*arguments, "--source", "youtube").stderr
 
 
 def test_prepare_says_what_is_missing_even_if_all_is(avbench, tiny, tmp_path):

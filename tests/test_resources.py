@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from avbench import resources
-from avbench.resources import alone, home, replacing
+from avbench.resources import alone, home, replacing, writing
 from avbench.types import AvbenchError
 
 
@@ -39,6 +39,19 @@ def test_a_folder_is_never_replaced_by_a_file(tmp_path):
     ):
         temporary.write_text("x")
     assert (tmp_path / "precious" / "thesis.txt").read_text() == "years"
+
+
+@pytest.mark.parametrize("folder", ["/proc/nope", "x" * 300])
+def test_a_folder_that_cannot_be_made(tmp_path, folder):
+    place = tmp_path / folder / "deep"
+    told = f"cannot write {tmp_path / folder}.*: no folder can be made there: choose another place"
+    with pytest.raises(AvbenchError, match=told), writing(place):
+        place.mkdir(parents=True)
+
+
+def test_a_file_that_is_gone_is_not_taken_for_a_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="gone"), writing(tmp_path):
+        (tmp_path / "gone").read_text()
 
 
 def test_a_device_is_never_replaced():

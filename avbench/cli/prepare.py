@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from avbench.cli.arguments import backend_option, scheduler_option, workers_option
 from avbench.cli.output import json_option, print_json, print_table, progress
@@ -18,11 +19,23 @@ from avbench.types import SPLITS, Split, UsageError
 if TYPE_CHECKING:
     from avbench.manifests.benchmark import Benchmark
     from avbench.media.backend import Backend
-    from avbench.media.plan import Plan
-    from avbench.media.prepare import Stage
+    from avbench.media.plan import Choice, Downloads, Stage
 
 _DONE: dict[str | None, str] = {"acquire": "have their original", "validate": "are sound"}
 _STAGES = ("acquire", "trim", "validate", "features")
+_STAGES_OF: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("preset", "weights", "device", "batch_size"), ("features",)),
+    **dict.fromkeys(
+        ("sources", "keep_originals", "retry_refused", "backend", "scheduler"), ("acquire", "trim")
+    ),
+    **dict.fromkeys(
+        ("cookies", "browser", "proxy", "rate", "max_height", "sleep", "timeout", "retries"),
+        ("acquire",),
+    ),
+    "downloads": ("acquire",),
+}
+"""Where an option does anything if there is a stage; others do in every stage."""
+
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 _BYTES = re.compile(r"(\d{1,9})([KMG]?)", re.IGNORECASE)
 
@@ -171,21 +184,27 @@ def prepare(
     from avbench.features.extract import extract
     from avbench.manifests.benchmark import Benchmark
     from avbench.media.check import check_clips, put_outdated_aside
-    from avbench.media.plan import Choice, plan_clips
+    from avbench.media.plan import Choice
     from avbench.media.prepare import prepare_clips
     from avbench.media.sources.base import Network
 
-    _check_place(stage, backend, scheduler)
+    _check_options(click.get_current_context(), stage)
     asked = Benchmark.load(benchmark)
     chosen = asked.base
     choice = Choice(split, step and step - 1, limit)
     if chosen is not asked:
         click.echo(f"{asked.name} shares the clips and features of {chosen.name}.", err=True)
     if dry_run:
-        if stage in ("validate", "features"):
-            raise UsageError(f"--dry-run says what there is to fetch: leave out --stage {stage}")
-        plan = plan_clips(asked, sources=sources, choice=choice)
-        _print_plan(chosen, plan, workers, as_json=as_json)
+        _plan(
+            asked,
+            sources,
+            choice,
+            stage,
+            preset,
+            workers,
+            keep_originals=keep_originals,
+            as_json=as_json,
+        )
         return
     wanted = choice.of(asked)
     name = preset or asked.spec.preset
@@ -290,15 +309,20 @@ def status(benchmark: str, export: Path | None, as_json: bool) -> None:
         )
 
 
-def _check_place(stage: Stage | None, backend: Backend, scheduler: str | None) -> None:
-    if stage in ("validate", "features") and (scheduler or backend != "threading"):
-        raise UsageError(f"--stage {stage} runs here, in threads: leave out --backend, --scheduler")
+def _check_options(ctx: click.Context, stage: Stage | None) -> None:
+    """Refuse what was typed and would be ignored."""
+    if stage is None:
+        return
+    for option in ctx.command.params:
+        name = str(option.name)
+        typed = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if typed and stage not in _STAGES_OF.get(name, _STAGES):
+            raise UsageError(f"--stage {stage} has no use for {option.opts[0]}: leave it out")
 
 
 def _explain_sources(chosen: Benchmark, given: tuple[str, ...]) -> None:
     if not given and chosen.spec.source_notes:
-        names = ", ".join(chosen.spec.sources)
-        click.echo(f"Source: {names}. {chosen.spec.source_notes}", err=True)
+        click.echo(chosen.spec.source_notes.strip(), err=True)
 
 
 def _print_failed(chosen: Benchmark, failed: dict[str, list[str]]) -> None:
@@ -312,21 +336,73 @@ def _print_failed(chosen: Benchmark, failed: dict[str, list[str]]) -> None:
         click.echo(f"note: {chosen.spec.notes}")
 
 
-def _print_plan(chosen: Benchmark, plan: Plan, workers: int, *, as_json: bool) -> None:
-    todo = sum(plan.todo.values())
-    size, hours = todo * plan.bytes_each, todo * plan.seconds_each / workers / 3600
+def _plan(
+    asked: Benchmark,
+    sources: tuple[str, ...],
+    choice: Choice,
+    stage: Stage | None,
+    preset: str | None,
+    workers: int,
+    *,
+    keep_originals: bool,
+    as_json: bool,
+) -> None:
+    from avbench.features.extract import bytes_to_come
+    from avbench.media.places import places_of
+    from avbench.media.plan import plan_clips
+    from avbench.resources import lacking_bytes
+
+    if stage == "validate":
+        raise UsageError("--dry-run says what is to be made: leave out --stage validate")
+    chosen, name = asked.base, preset or asked.spec.preset
+    if stage != "features":
+        _explain_sources(chosen, sources)
+    plan = plan_clips(asked, sources=sources, choice=choice, stage=stage)
+    extracting = stage in (None, "features")
+    features = bytes_to_come(chosen, name, plan.coming) if extracting else 0
+    clips = places_of(chosen).clips.local
+    needs = [(chosen.home, features or 0), *([(clips, plan.bytes)] if clips else [])]
+    lacking, hours = lacking_bytes(needs), plan.hours(workers)
     if as_json:
-        print_json(asdict(plan) | {"bytes": round(size), "hours": round(hours, 3)})
+        sizes = {"bytes": plan.bytes, "features_bytes": features, "lacking_bytes": lacking}
+        print_json(asdict(plan) | sizes | {"hours": round(hours, 3)})
         return
     click.echo(f"{chosen.name}: {plan.clips:,} clips, {plan.already:,} are there")
     for source, count in plan.todo.items():
-        click.echo(f"  {count:,} to get from {source}")
+        click.echo(f"  {count:,} to get from {source}{_downloading(plan.downloads.get(source))}")
     if plan.refused:
         click.echo(f"  {plan.refused:,} that no source has (--retry-refused asks again)")
-    basis = f"as {plan.measured_on:,} clips so far" if plan.measured_on else "by rule of thumb"
+    if stage == "trim" and plan.left_out:
+        click.echo(f"  {plan.left_out:,} to download first (--stage acquire)")
+    if stage == "acquire" or keep_originals:
+        click.echo("  originals, whose size is not known before")
+    if stage in (None, "trim"):
+        basis = _basis(plan.bytes_measured_on, "clips")
+        click.echo(f"  {plan.bytes / 1e9:.1f} GB of clips ({basis})")
+    if extracting:
+        size = "unknown size" if features is None else f"{features / 1e9:.1f} GB"
+        click.echo(f"  {size} of {name} features")
     free = plan.free_bytes
-    room = "room unknown" if free is None else f"{free / 1e9:.1f} GB are free"
-    click.echo(f"  {size / 1e9:.1f} GB of clips, {room}")
-    click.echo(f"  {hours:.1f} hours on {workers} workers, downloads apart ({basis})")
-    if chosen.spec.source_notes:
-        click.echo(f"sources: {chosen.spec.source_notes}")
+    click.echo("  room unknown" if free is None else f"  {free / 1e9:.1f} GB are free")
+    if stage != "features":
+        basis = _basis(plan.seconds_measured_on, "clips")
+        click.echo(f"  {hours:.1f} hours on {workers} workers (cutting {basis}), features apart")
+    if lacking:
+        click.echo(
+            f"warning: {lacking / 1e9:.1f} GB more disk is needed: free some, choose fewer clips"
+            " (--split, --step, --limit), or set AVBENCH_HOME or AVBENCH_STORAGE to another disk"
+        )
+
+
+def _downloading(found: Downloads | None) -> str:
+    if found is None:
+        return ""
+    if found.seconds_each is None:
+        return f": {found.videos:,} videos to download, in unknown time"
+    hours = found.videos * found.seconds_each / 3600
+    basis = _basis(found.measured_on, "videos")
+    return f": {found.videos:,} videos to download in {hours:.1f} hours ({basis})"
+
+
+def _basis(measured_on: int, what: str) -> str:
+    return f"as {measured_on:,} {what} so far" if measured_on else "by rule of thumb"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,24 @@ class Encoder(Protocol):
         Returns:
             For each, audio (dim,) and visual tokens (frames * cells, dim), frame by frame.
         """
+
+
+def bytes_of_clip(preset: str) -> int | None:
+    """Return what the features of a clip take in the store, in half precision.
+
+    It is asked before weights are there: what is registered, or the class that it says to return,
+    has `dim`, `frames` and `cells` as attributes, or nobody knows.
+
+    Raises:
+        UsageError: If there is no such preset.
+        AvbenchError: If it cannot be imported.
+    """
+    factory = registry.load("encoders", preset)
+    try:
+        kind: Any = factory if isinstance(factory, type) else get_type_hints(factory)["return"]
+        return int(2 * (1 + kind.frames * kind.cells) * kind.dim)
+    except (AttributeError, KeyError, NameError, TypeError):
+        return None
 
 
 def open_encoder(

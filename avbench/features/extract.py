@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from avbench.features import unfinished
-from avbench.features.encoder import Encoder
+from avbench.features.encoder import Encoder, bytes_of_clip
 from avbench.features.rows import Floats, NotFinite
 from avbench.features.store import HALF, FeatureStore, hash_preset, store_folder
 from avbench.features.unfinished import Unfinished
@@ -88,6 +88,34 @@ def extract(
         )
         unfinished.clear(folder)
     return FeatureStore.open(folder)
+
+
+def bytes_to_come(benchmark: Benchmark, preset: str, coming: int) -> int | None:
+    """Return what `extract` will add to the disk; None where nobody knows before weights are there.
+
+    A store that stands is replaced by a new one, and kept until that is whole.
+
+    Args:
+        benchmark: As for `extract`.
+        preset: Of the features.
+        coming: How many clips will be there beside those that are.
+
+    Raises:
+        UsageError: If there is no such preset.
+        AvbenchError: If the preset cannot be imported.
+    """
+    benchmark = benchmark.base
+    folder = store_folder(benchmark, preset)
+    there = places_of(benchmark).clips.files()
+    ids = {clip_id for clip_id in benchmark.manifest.clip_ids if file_name(clip_id) in there}
+    with suppress(AvbenchError):
+        store = FeatureStore.open(folder)
+        if not coming and ids <= {*store.clip_ids, *store.failed}:
+            return 0
+    each = bytes_of_clip(preset)
+    if each is None:
+        return None
+    return max(0, (len(ids) + coming) * each - unfinished.size(folder))
 
 
 @dataclass(frozen=True)

@@ -228,6 +228,11 @@ def begin(target: Path, preset: Mapping[str, Any], dim: int, tokens: int) -> Unf
     return Unfinished(folder, hash_preset(preset), dim, tokens)
 
 
+def size(target: Path) -> int:
+    """Return how many bytes the way to a store at `target` has written so far."""
+    return sum(file.stat().st_size for folder in _folders(target)[-1:] for file in folder.iterdir())
+
+
 def clear(target: Path) -> None:
     """Remove what was left of the way to a store that stands now."""
     for folder in _folders(target):

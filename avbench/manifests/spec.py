@@ -51,7 +51,7 @@ class BenchmarkSpec:
         preset: The encoder preset its features come from unless another is asked for.
         sources: Where clips come from unless asked otherwise, `NAME` or `NAME:ARGUMENT`; the first
             that has a clip gives it.
-        source_notes: Why these, and what may serve better, in a sentence or two.
+        source_notes: Why these, and what serves better for who has it, in a line or two.
         annotations: Table of clips the manifest is built from, beside the TOML or in
             `splits/annotations/`.
         val_per_class: How many clips of each class to hold out for val; with 0 for both, the

@@ -186,13 +186,26 @@ class Ledger:
             rows = self._database.execute(query, (source,)).fetchall()
         return {(clip_id, request): reason for clip_id, request, reason in rows}
 
-    def made(self) -> tuple[int, int, float]:
-        """Return how many clips are there, their bytes together, and the seconds they took."""
-        query = """SELECT count(*), coalesce(sum(bytes), 0), coalesce(sum(seconds), 0.0)
-            FROM clips WHERE status = 'ok'"""
+    def made(self) -> dict[str, tuple[int, int, float]]:
+        """Return how many clips are there, their bytes, and the seconds they took, by source."""
+        query = """SELECT source, count(*), sum(bytes), sum(seconds) FROM clips
+            WHERE status = 'ok' GROUP BY source"""
         with self._using():
-            count, size, seconds = self._database.execute(query).fetchone()
-        return count, size, seconds
+            return {row[0]: row[1:] for row in self._database.execute(query)}
+
+    def given_by(self, source: str) -> tuple[list[str], int, float]:
+        """Return which clips a source gave, in how many runs, and how long these asked it.
+
+        The time is by the clock, from the first answer to the last of each run, refusals included.
+        """
+        given = "SELECT clip_id FROM clips WHERE source = ? AND status != 'failed'"
+        spans = """SELECT count(*), coalesce(sum(days), 0.0) FROM (
+            SELECT julianday(max(updated)) - julianday(min(updated)) AS days
+            FROM clips WHERE source = ? GROUP BY run)"""
+        with self._using():
+            ids = [clip_id for (clip_id,) in self._database.execute(given, (source,))]
+            runs, days = self._database.execute(spans, (source,)).fetchone()
+        return ids, runs, 86_400 * days
 
     def forget_refusals(self, clip_ids: Sequence[str], sources: Sequence[str]) -> None:
         """Let some sources be asked for some clips again."""

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from avbench.manifests.benchmark import Benchmark
-from avbench.manifests.manifest import Clip
+from avbench.manifests.manifest import Clip, Manifest
 from avbench.media.ledger import Ledger
 from avbench.media.originals import KEPT, Originals
 from avbench.media.places import file_name, places_of, request, requests_of
-from avbench.media.sources.base import Network, goes_by_label, open_source
+from avbench.media.sources.base import (
+    Network,
+    Source,
+    goes_by_label,
+    is_remote,
+    open_source,
+    pace_of,
+)
 from avbench.types import AvbenchError, Split, UsageError
 
 _BYTES_PER_S, _WORK_PER_S = 150_000, 0.25
 """Of a clip per second of it, where none has been made yet: rules of thumb."""
+
+_ENOUGH = 20
+"""Videos from which on a source's pace is taken from what it gave so far."""
+
+Stage = Literal["acquire", "trim", "validate", "features"]
 
 
 @dataclass(frozen=True)
@@ -108,6 +125,21 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Downloads:
+    """Videos to download from one source.
+
+    Attributes:
+        videos: How many; one with several clips counts once.
+        seconds_each: Of a video, by the clock; None where nobody knows.
+        measured_on: From how many videos that is known; 0 for a rule of thumb.
+    """
+
+    videos: int
+    seconds_each: float | None
+    measured_on: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """What is left to do.
 
@@ -116,9 +148,11 @@ class Plan:
         already: How many of them are there.
         todo: How many are to be made, by the source to be asked first.
         refused: How many no source has, for good.
-        bytes_each: Size of a clip.
-        seconds_each: Work on a clip, in core-seconds.
-        measured_on: From how many clips these two are known; 0 for a rule of thumb.
+        downloads: What of that is to be downloaded, by source.
+        bytes_each: Size of a clip; 0 if only originals are got, whose size nobody knows before.
+        bytes_measured_on: From how many clips it is known; 0 for a rule of thumb.
+        seconds_each: Work on a clip that is there to be cut, in core-seconds.
+        seconds_measured_on: From how many clips it is known; 0 for a rule of thumb.
         free_bytes: Space left where clips go; None where nobody tells.
     """
 
@@ -126,14 +160,56 @@ class Plan:
     already: int
     todo: dict[str, int]
     refused: int
+    downloads: dict[str, Downloads]
     bytes_each: float
+    bytes_measured_on: int
     seconds_each: float
-    measured_on: int
+    seconds_measured_on: int
     free_bytes: int | None
 
+    @property
+    def coming(self) -> int:
+        """How many clips are to be made."""
+        return sum(self.todo.values())
 
-def plan_clips(benchmark: Benchmark, *, sources: Sequence[str] = (), choice: Choice = ALL) -> Plan:
+    @property
+    def left_out(self) -> int:
+        """How many are neither there nor to be made, though no source has refused them for good."""
+        return self.clips - self.already - self.coming - self.refused
+
+    @property
+    def bytes(self) -> int:
+        """Size of the clips to be made."""
+        return round(self.coming * self.bytes_each)
+
+    def hours(self, workers: int) -> float:
+        """Return how long all takes by the clock; downloads at an unknown pace count nothing.
+
+        Clips are cut while others are downloaded, so that the slower of both counts.
+        """
+        seconds = 0.0
+        for source, count in self.todo.items():
+            work = count * self.seconds_each / workers
+            found = self.downloads.get(source)
+            download = found.videos * (found.seconds_each or 0.0) if found else 0.0
+            seconds += max(work, download)
+        return seconds / 3600
+
+
+def plan_clips(
+    benchmark: Benchmark,
+    *,
+    sources: Sequence[str] = (),
+    choice: Choice = ALL,
+    stage: Stage | None = None,
+) -> Plan:
     """Say what `prepare_clips` would do, without doing any of it.
+
+    Args:
+        benchmark: As for `prepare_clips`.
+        sources: Likewise.
+        choice: Likewise.
+        stage: Likewise; nothing is to be made in "validate" and "features".
 
     Raises:
         UsageError: If there is no such source.
@@ -141,38 +217,74 @@ def plan_clips(benchmark: Benchmark, *, sources: Sequence[str] = (), choice: Cho
     """
     wanted = choice.of(benchmark)
     benchmark = benchmark.base
-    chain = chain_of(benchmark, sources)
-    opened = {text: open_source(text, benchmark.spec, Network()) for text in chain}
     places = places_of(benchmark)
     kept = Originals(places, benchmark.spec)
+    making, acquiring = stage in (None, "acquire", "trim"), stage == "acquire"
+    chain = chain_of(benchmark, sources) if making else []
+    opened = {text: open_source(text, benchmark.spec, Network()) for text in chain}
+    if stage == "trim":
+        opened = {text: source for text, source in opened.items() if not is_remote(source)}
 
     def ask(clip: Clip, text: str) -> str:
         return request(clip, benchmark.spec, by_label=goes_by_label(opened[text]))
 
     with Ledger.reading(benchmark.home / "ledger.sqlite") as ledger:
-        work = Work(benchmark, wanted, ledger)
-        first = dict.fromkeys([KEPT, *chain], 0)
+        work = Work(benchmark, wanted, ledger, acquiring=acquiring)
+        first = {text: array("q") for text in [KEPT, *opened]}
+        gone = {text: ledger.refused(text) for text in opened}
         refused = 0
-        gone = {text: ledger.refused(text) for text in chain}
-        for clip in work.clips(list(work.todo.values())):
+        rows = list(work.todo.values())
+        for row, clip in zip(rows, work.clips(rows), strict=True):
             asked = next((t for t in opened if (clip.clip_id, ask(clip, t)) not in gone[t]), None)
-            asked = KEPT if kept.has(clip) else asked
-            if asked is None:
+            if making and not acquiring and kept.has(clip):
+                asked = KEPT
+            if asked is not None:
+                first[asked].append(row)
+            elif opened:
                 refused += 1
-            else:
-                first[asked] += 1
-        made, total_bytes, total_s = ledger.made()
-    seconds = benchmark.spec.clip_seconds
+        downloads = {
+            text: _downloads(source, text, first[text], benchmark.manifest, ledger)
+            for text, source in opened.items()
+            if is_remote(source)
+        }
+        made = ledger.made()
+    count, size = sum(row[0] for row in made.values()), sum(row[1] for row in made.values())
+    # The time of clips that were downloaded is mostly waiting.
+    cut = [row for text, row in made.items() if text in first and text not in downloads]
+    timed, seconds = sum(row[0] for row in cut), sum(row[2] for row in cut)
+    length = 0.0 if acquiring else benchmark.spec.clip_seconds
     return Plan(
         clips=len(wanted),
         already=len(wanted) - len(work.todo),
-        todo={text: count for text, count in first.items() if count or text != KEPT},
+        todo={text: len(rows) for text, rows in first.items() if rows or text != KEPT},
         refused=refused,
-        bytes_each=total_bytes / made if made else _BYTES_PER_S * seconds,
-        seconds_each=total_s / made if made else _WORK_PER_S * seconds,
-        measured_on=made,
+        downloads=downloads,
+        bytes_each=size / count if count and length else _BYTES_PER_S * length,
+        bytes_measured_on=count,
+        seconds_each=seconds / timed if timed and length else _WORK_PER_S * length,
+        seconds_measured_on=timed,
         free_bytes=places.clips.free_bytes(),
     )
+
+
+def _downloads(
+    source: Source, text: str, rows: array[int], manifest: Manifest, ledger: Ledger
+) -> Downloads:
+    videos = _videos(manifest.table["youtube_id"].take(pa.array(rows, pa.int64())))
+    ids, runs, seconds = ledger.given_by(text)
+    given = pc.is_in(manifest.table["clip_id"], value_set=pa.array(ids, pa.string()))
+    # Of each run's first video it is not known how long it took.
+    timed = _videos(manifest.table["youtube_id"].filter(given)) - runs
+    if timed >= _ENOUGH:
+        return Downloads(videos, seconds / timed, timed)
+    pace = pace_of(source)
+    return Downloads(videos, 3600 / pace if pace else None, 0)
+
+
+def _videos(ids: pa.ChunkedArray) -> int:
+    """Count videos; a clip without an id has one of its own."""
+    distinct: int = pc.count_distinct(ids).as_py()
+    return distinct + int(ids.null_count)
 
 
 def chain_of(benchmark: Benchmark, sources: Sequence[str]) -> list[str]:

@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 from avbench.manifests.benchmark import Benchmark
 from avbench.manifests.manifest import Clip
@@ -26,7 +25,7 @@ from avbench.media.places import (
     places_of,
     sha256,
 )
-from avbench.media.plan import ALL, Choice, Work, chain_of
+from avbench.media.plan import ALL, Choice, Stage, Work, chain_of
 from avbench.media.sources.base import (
     ClipUnavailable,
     Network,
@@ -38,8 +37,6 @@ from avbench.media.sources.base import (
 from avbench.media.storage import Folder
 from avbench.resources import alone, writing
 from avbench.types import AvbenchError, Report, UsageError
-
-Stage = Literal["acquire", "trim", "validate", "features"]
 
 _NOT_IN = "not in the "
 

@@ -30,7 +30,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
 
         monkeypatch.setattr("avbench.media.prepare.prepare_clips", stop)
         monkeypatch.setattr("avbench.media.check.check_clips", stop)
-        result = CliRunner().invoke(prepare, ["toy-ci", "--preset", "filterbank", *arguments])
+        result = CliRunner().invoke(prepare, ["toy-ci", *arguments])
         assert isinstance(result.exception, AvbenchError), result.output
         return taken
 
@@ -101,12 +101,42 @@ def test_an_option_that_is_none(arguments: str) -> None:
     assert arguments.split(maxsplit=1)[0] in result.output
 
 
-@pytest.mark.parametrize("stage", ["validate", "features"])
-@pytest.mark.parametrize("option", ["--backend dask", "--scheduler tcp://h:1"])
-def test_what_runs_here_is_not_sent_elsewhere(stage: str, option: str) -> None:
+FETCHING = ["--source youtube", "--keep-originals", "--retry-refused"]
+PLACES = ["--backend dask", "--backend threading", "--scheduler tcp://h:1"]
+ENCODING = ["--preset filterbank", "--weights w", "--device cpu", "--batch-size 8"]
+NETWORK = [
+    "--cookies c.txt",
+    "--cookies-from-browser firefox",
+    "--proxy http://p:1",
+    "--rate 9",
+    "--max-height 360",
+    "--sleep 1",
+    "--timeout 30",
+    "--retries 3",
+    "--downloads 1",
+]
+
+
+@pytest.mark.parametrize(
+    ("stage", "option"),
+    [("acquire", option) for option in ENCODING]
+    + [("trim", option) for option in ENCODING + NETWORK]
+    + [("validate", option) for option in ENCODING + NETWORK + FETCHING + PLACES]
+    + [("features", option) for option in NETWORK + FETCHING + PLACES],
+)
+def test_an_option_a_stage_would_ignore_is_refused(stage: str, option: str) -> None:
     result = CliRunner().invoke(prepare, ["toy-ci", "--stage", stage, *option.split()])
     assert isinstance(result.exception, UsageError)
-    assert "leave out --backend" in str(result.exception)
+    name = option.split(maxsplit=1)[0]
+    assert str(result.exception) == f"--stage {stage} has no use for {name}: leave it out"
+
+
+@pytest.mark.parametrize("stage", ["acquire", "trim"])
+@pytest.mark.parametrize("option", [*FETCHING, *PLACES])
+def test_an_option_a_stage_uses_is_taken(
+    given: Callable[..., dict[str, Any]], stage: str, option: str
+) -> None:
+    assert given("--stage", stage, *option.split())["stage"] == stage
 
 
 def test_a_plan_divides_the_work_by_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,9 +145,11 @@ def test_a_plan_divides_the_work_by_the_workers(monkeypatch: pytest.MonkeyPatch)
         already=100,
         todo={"render": 7000, "kept": 200},
         refused=0,
+        downloads={},
         bytes_each=1e6,
+        bytes_measured_on=100,
         seconds_each=2.0,
-        measured_on=100,
+        seconds_measured_on=100,
         free_bytes=5_000_000_000,
     )
     monkeypatch.setattr("avbench.media.plan.plan_clips", lambda *_, **__: plan)
@@ -127,7 +159,8 @@ def test_a_plan_divides_the_work_by_the_workers(monkeypatch: pytest.MonkeyPatch)
         assert (told["hours"], told["bytes"]) == (hours, 7_200_000_000)
         printed = CliRunner().invoke(prepare, options).output
         assert f"{hours} hours on {workers} workers" in printed
-        assert "7.2 GB of clips, 5.0 GB are free" in printed
+        assert "7.2 GB of clips (as 100 clips so far)" in printed
+        assert "5.0 GB are free" in printed
 
 
 def test_progress_is_shown_on_a_terminal(avbench: Callable[..., Any]) -> None:

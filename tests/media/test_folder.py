@@ -122,6 +122,15 @@ def test_an_argument_that_is_no_folder(tmp_path: Path, few: Few) -> None:
             FolderSource(spec, argument, Network())
 
 
+def test_addresses(tmp_path: Path, few: Few) -> None:
+    (tmp_path / "abc.mp4").touch()
+    spec = few(["a"]).spec
+    here = FolderSource(spec, f"file://{tmp_path}", Network())
+    assert here.fetch(clip("abc", None, None), tmp_path).path == tmp_path / "abc.mp4"
+    with pytest.raises(UsageError, match="s3://bucket/x is not on this machine: mount it, or pack"):
+        FolderSource(spec, "s3://bucket/x", Network())
+
+
 def test_sources_are_opened_by_name(tmp_path: Path, few: Few) -> None:
     spec = few(["a"]).spec
     assert isinstance(open_source(f"folder:{tmp_path}", spec, Network()), FolderSource)

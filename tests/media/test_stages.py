@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 
 from avbench.manifests.benchmark import Benchmark
@@ -25,11 +27,16 @@ from avbench.media.places import sha256
 from avbench.media.plan import Choice, plan_clips
 from avbench.media.prepare import prepare_clips
 from avbench.media.sources.base import Network
+from avbench.media.sources.render import LEAD_S, RenderSource
+from avbench.media.sources.toy_looks import FPS
+from avbench.media.sources.toy_sounds import RATE
+from avbench.media.sources.youtube import YoutubeSource
 from avbench.media.status import status_of
 from avbench.media.trim import trim
 from avbench.types import AvbenchError, UsageError, silent
 from tests.media.server import MediaServer
-from tests.media.test_trim import marks
+from tests.media.test_download import MPD
+from tests.media.test_trim import ffmpeg_made, marks
 
 Few = Callable[..., Benchmark]
 Video = Callable[..., Path]
@@ -71,15 +78,50 @@ def packed(folder: Path, kind: str, members: dict[str, Path]) -> str:
     return f"archive:{path}"
 
 
-@pytest.mark.parametrize("kind", ["folder", "zip", "tar", "tar.gz", "url"])
+def split(source: str) -> str:
+    """Split an archive into three parts, as people have them."""
+    whole = Path(source.removeprefix("archive:"))
+    content = whole.read_bytes()
+    size = len(content) // 3 + 1
+    for number in range(3):
+        part = whole.with_name(f"{whole.name}.{number + 1:03d}")
+        part.write_bytes(content[number * size : (number + 1) * size])
+    whole.unlink()
+    return source
+
+
+def put_in_two(server: MediaServer, path: str, whole: Path) -> None:
+    """Put a video on the server as YouTube has it: pictures and sound apart."""
+    for name, stream in (("360.mp4", "v"), ("sound.m4a", "a")):
+        part = whole.with_name(name)
+        ffmpeg_made(part, "-i", str(whole), "-c", "copy", "-map", f"0:{stream}", "-f", "mp4")
+        server.put(f"{path}/{name}", part.read_bytes())
+        part.unlink()
+    pictures = (
+        '<Representation id="v" bandwidth="9" width="640" height="360" codecs="avc1.4d401e">'
+        "<BaseURL>360.mp4</BaseURL></Representation>"
+    )
+    manifest = MPD.format(videos=pictures).encode()
+    server.put(f"{path}/watch", manifest, kind="application/dash+xml")
+
+
+FORMS = ["folder", "zip", "tar", "tar.gz", "zip in parts", "tar in parts", "tar.gz in parts"]
+
+
+@pytest.mark.parametrize("kind", [*FORMS, "url", "youtube"])
 def test_the_mark_comes_out_of_every_source_where_it_must(
-    tmp_path: Path, video: Video, server: MediaServer, kind: str
+    tmp_path: Path,
+    video: Video,
+    server: MediaServer,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
 ) -> None:
-    whole = video(tmp_path / "videos" / "v.mp4", seconds=9, mark_s=5.6)
-    cut = video(tmp_path / "videos" / "w_000007.mp4", seconds=2, mark_s=0.6)
+    v, w = "-v_v_v_v_v-", "wwwwwwwwwww"
+    whole = video(tmp_path / "videos" / f"{v}.mp4", seconds=9, mark_s=5.6)
+    cut = video(tmp_path / "videos" / f"{w}_000007.mp4", seconds=2, mark_s=0.6)
     (tmp_path / "b.csv").write_text(
         "clip_id,youtube_id,start_s,label,split\n"
-        "early,v,4.4,x,train\nlate,v,5.08,y,train\ncut,w,7,x,train\n"
+        f"early,{v},4.4,x,train\nlate,{v},5.08,y,train\ncut,{w},7,x,train\n"
     )
     (tmp_path / "b.toml").write_text(
         'name = "b"\nclasses = 2\nclasses_per_step = 1\nclip_seconds = 2.0\nannotations = "b.csv"\n'
@@ -87,13 +129,23 @@ def test_the_mark_comes_out_of_every_source_where_it_must(
     if kind == "folder":
         sources = [f"folder:{tmp_path / 'videos'}"]
     elif kind == "url":
-        server.put("/v.mp4", whole.read_bytes())
-        server.put("/w_7.mp4", cut.read_bytes())
+        server.put(f"/{v}.mp4", whole.read_bytes())
+        server.put(f"/{w}_7.mp4", cut.read_bytes())
         sources = [
             f"url:{server.url(f'/{name}.mp4')}" for name in ("{youtube_id}_{start}", "{youtube_id}")
         ]
+    elif kind == "youtube":
+        monkeypatch.setattr(YoutubeSource, "address", server.url("/{}/watch"))
+        put_in_two(server, f"/{v}", whole)
+        other = video(tmp_path / "w.mp4", seconds=9, mark_s=7.6)
+        server.put(f"/{w}/watch", other.read_bytes())
+        sources = ["youtube"]
     else:
-        sources = [packed(tmp_path, kind, {"a/v.mp4": whole, "b/w_000007.mp4": cut})]
+        form = kind.removesuffix(" in parts")
+        members = {f"a/{whole.name}": whole, f"b/{cut.name}": cut}
+        sources = [packed(tmp_path, form, members)]
+        if form != kind:
+            sources = [split(*sources)]
     benchmark = Benchmark.load(str(tmp_path / "b.toml"))
     network = Network(sleep_s=0, timeout_s=5, retries=0)
     done = prepare_clips(benchmark, sources=sources, workers=2, network=network, report=silent)
@@ -102,7 +154,34 @@ def test_the_mark_comes_out_of_every_source_where_it_must(
         sight, sound = marks(benchmark.home / "clips" / f"{clip}.mp4")
         assert abs(sight - expected) <= 1 / 25
         assert abs(sound - expected) <= 0.005
+    if kind == "youtube":
+        assert server.requests[f"/{v}/sound.m4a"] == server.requests[f"/{v}/360.mp4"] == 1
     assert not list(benchmark.home.glob("scratch*"))
+
+
+def decoded(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return small grey pictures (n, 256) and sound (samples,) of a video."""
+    with av.open(str(path)) as container:
+        frames = [f.reformat(16, 16, "gray").to_ndarray() for f in container.decode(video=0)]
+    with av.open(str(path)) as container:
+        sound = [f.to_ndarray()[0] for f in container.decode(audio=0)]
+    return np.stack(frames).reshape(len(frames), -1).astype(float), np.concatenate(sound)
+
+
+def test_a_rendered_clip_begins_where_it_must(tmp_path: Path, few: Few) -> None:
+    """It has no mark, but no other place in the video looks and sounds like its beginning."""
+    benchmark = few(["a", "b"], sources=("render",))
+    prepare_clips(benchmark, workers=1, report=silent)
+    for clip in benchmark.manifest:
+        found = RenderSource(benchmark.spec, None, Network()).fetch(clip, tmp_path)
+        frames, sound = decoded(found.path)
+        clip_frames, clip_sound = decoded(benchmark.home / "clips" / f"{clip.clip_id}.mp4")
+        places = range(len(frames) - len(clip_frames) + 1)
+        apart = [np.abs(frames[n : n + len(clip_frames)] - clip_frames).mean() for n in places]
+        assert np.argmin(apart) == LEAD_S * FPS
+        assert sorted(apart)[1] > 2 * min(apart)
+        lag = np.argmax(np.correlate(sound, clip_sound[: RATE // 2], "valid"))
+        assert abs(lag / RATE - LEAD_S) <= 0.005
 
 
 def test_a_stream_gives_what_it_has_and_the_next_source_the_rest(
@@ -151,13 +230,14 @@ def test_the_plan_says_what_is_left_and_does_nothing(
         video(tmp_path / "videos" / f"{name}.mp4", seconds=1)
     benchmark = few(["a", "b", "c", "d"])
     plan = plan_clips(benchmark, sources=[folder])
-    assert (plan.clips, plan.already, plan.todo, plan.measured_on) == (4, 0, {folder: 4}, 0)
+    assert (plan.clips, plan.already, plan.todo, plan.seconds_measured_on) == (4, 0, {folder: 4}, 0)
     assert plan.free_bytes > 0
     assert not benchmark.home.exists()
     prepare_clips(benchmark, sources=[folder], workers=1, report=silent)
     before = ledger_of(benchmark)
     plan = plan_clips(benchmark, sources=[folder])
-    assert (plan.already, plan.todo, plan.refused, plan.measured_on) == (2, {folder: 2}, 0, 2)
+    assert (plan.already, plan.todo, plan.refused) == (2, {folder: 2}, 0)
+    assert (plan.bytes_measured_on, plan.seconds_measured_on) == (2, 2)
     assert plan.bytes_each == sum(map(len, bytes_of(benchmark).values())) / 2
     assert ledger_of(benchmark) == before
     with Ledger(benchmark.home / "ledger.sqlite") as ledger:

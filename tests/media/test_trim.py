@@ -237,7 +237,7 @@ def test_how_much_must_be_left_of_what_ends_early(
     tmp_path: Path, video: Video, settings: dict[str, float]
 ) -> None:
     source = video(tmp_path / "in.mp4", **{"seconds": 9, **settings})
-    with pytest.raises(InvalidClip, match=r"ends before the clip starts: it is 4\.0. s long"):
+    with pytest.raises(InvalidClip, match=r"before the clip starts: pictures and sound last 4\.0"):
         trim(source, tmp_path / "out.mp4", start_s=5, seconds=3)
     for start_s, enough in ((3.4, True), (3.7, False)):
         promised_s = trim(source, tmp_path / "out.mp4", start_s=start_s, seconds=3)
@@ -296,3 +296,19 @@ def test_without_sound_there_is_no_clip(
     with pytest.raises(InvalidClip, match=message):
         trim(source, tmp_path / "out.mp4", start_s=None, seconds=2)
         validate(tmp_path / "out.mp4", seconds=2)
+
+
+@pytest.mark.parametrize("heard", ["first", "second"])
+def test_only_the_first_track_of_sound_counts(tmp_path: Path, video: Video, heard: str) -> None:
+    loud = video(tmp_path / "loud.mp4", seconds=2, mark_s=1)
+    hushed = video(tmp_path / "hushed.mp4", seconds=2, sound="silence")
+    tracks = [loud, hushed] if heard == "first" else [hushed, loud]
+    inputs = [part for path in (loud, *tracks) for part in ("-i", str(path))]
+    maps = ["-map", "0:v", "-map", "1:a", "-map", "2:a", "-c", "copy"]
+    source = ffmpeg_made(tmp_path / "two.mkv", *inputs, *maps)
+    trim(source, tmp_path / "out.mp4", start_s=None, seconds=2)
+    if heard == "first":
+        assert abs(marks(tmp_path / "out.mp4")[1] - 1) <= 0.005
+    else:
+        with pytest.raises(InvalidClip, match="silent"):
+            validate(tmp_path / "out.mp4", seconds=2)

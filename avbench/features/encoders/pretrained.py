@@ -63,6 +63,9 @@ class PretrainedEncoder:
         AvbenchError: If weights cannot be had or do not fit.
     """
 
+    # Of the hub's weights; others may differ.
+    dim, frames, cells = 768, 8, 196
+
     def __init__(
         self, name: str, benchmark: Benchmark, device: str | None, weights: Path | None
     ) -> None:
@@ -80,9 +83,9 @@ class PretrainedEncoder:
                 f"{heard}: width {self._audio.num_features}, but {seen}: width"
                 f" {config.hidden_size}: give weights of one width"
             )
-        self.dim: int = config.hidden_size
-        self.frames: int = config.num_frames // config.tubelet_size
-        self.cells: int = (config.image_size // config.patch_size) ** 2
+        self.dim = config.hidden_size
+        self.frames = config.num_frames // config.tubelet_size
+        self.cells = (config.image_size // config.patch_size) ** 2
         on_gpu = self._device.type == "cuda"
         self.batch_size = 32 if on_gpu else 8
         self._half = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -72,7 +72,8 @@ class Source(Protocol):
     """What is registered under the entry-point group `avbench.sources`.
 
     A source is opened once in every process that works. One that downloads has an attribute
-    `remote` that is true; one whose videos depend on the clip's label, `by_label`.
+    `remote` that is true; one whose videos depend on the clip's label, `by_label`; one known to
+    limit its pace, `videos_per_hour`.
 
     Args:
         spec: The benchmark.
@@ -129,6 +130,11 @@ def goes_by_label(source: Source) -> bool:
 def is_remote(source: Source) -> bool:
     """Whether a source downloads."""
     return bool(getattr(source, "remote", False))
+
+
+def pace_of(source: Source) -> float | None:
+    """Return how many videos an hour a source gives one address; None where nobody knows."""
+    return getattr(source, "videos_per_hour", None)
 
 
 def open_source(text: str, spec: BenchmarkSpec, network: Network) -> Source:

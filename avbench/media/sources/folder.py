@@ -19,7 +19,7 @@ class FolderSource:
 
     Args:
         spec: The benchmark.
-        argument: The folder.
+        argument: The folder, a path or an address `file://`.
         network: Not used.
 
     Raises:
@@ -34,10 +34,7 @@ class FolderSource:
     ) -> None:
         if not argument:
             raise UsageError("source folder: which one? Write folder:DIR")
-        try:
-            root = Path(argument).expanduser()
-        except RuntimeError:  # the home of a user there is not
-            root = Path(argument)
+        root = _path(argument)
         if not root.is_dir():
             raise UsageError(f"source folder: {argument} is not a folder: check the path")
         self._clip_s = spec.clip_seconds
@@ -61,6 +58,22 @@ class FolderSource:
                 error.detail = f"{others} another --source folder:DIR"
             raise
         return source_file(path, clip, is_cut=is_cut, seconds=self._clip_s)
+
+
+def _path(argument: str) -> Path:
+    """Return the path of a folder of this machine.
+
+    Raises:
+        UsageError: If it is an address elsewhere.
+    """
+    scheme, colon, path = argument.partition("://")
+    if colon and scheme != "file":
+        remedy = "mount it, or pack its videos and write archive:ADDRESS"
+        raise UsageError(f"source folder: {argument} is not on this machine: {remedy}")
+    try:
+        return Path(path or argument).expanduser()
+    except RuntimeError:  # the home of a user there is not
+        return Path(argument)
 
 
 def _videos(root: Path) -> tuple[list[Path], list[Path]]:

@@ -29,6 +29,8 @@ class YoutubeSource:
     """
 
     remote = True
+    videos_per_hour: ClassVar[float] = 300
+    """By experience: with more, YouTube soon says of every video that it is unavailable."""
     address: ClassVar[str] = "https://www.youtube.com/watch?v={}"
 
     def __init__(
