@@ -273,7 +273,9 @@ def _note_length(lengths: list[float], progress: dict[str, Any]) -> None:
         return
     try:
         with av.open(progress["filename"]) as container:
-            lengths.append((container.duration or 0) / av.time_base)
+            # What starts late is moved to the beginning when it is merged.
+            span = (container.duration or 0) - (container.start_time or 0)
+            lengths.append(span / av.time_base)
     except (av.FFmpegError, UnicodeDecodeError):
         lengths.append(0.0)  # whoever merges it says what is wrong
 
