@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -283,6 +284,13 @@ def test_features_that_changed_on_disk_are_named(avbench, tiny, with_features):
     home = {"AVBENCH_HOME": os.environ["AVBENCH_HOME"]}
     whole = avbench("features", "verify", "tiny.toml", env=home)
     assert whole.stdout == "120 of 120 clips are whole\n"
+    means = Path(store.place) / "means.npy"
+    np.save(means, np.zeros((120, store.dim), np.float32))
+    wrong = avbench("features", "verify", "tiny.toml", env=home, expect=1).stdout
+    assert f"delete {means}" in wrong
+    record = avbench("features", "verify", "tiny.toml", "--json", env=home, expect=1).stdout
+    assert json.loads(record)["damaged_means"] == [*store.clip_ids]
+    means.unlink()
     visual = Path(store.place) / "visual.npy"
     content = bytearray(visual.read_bytes())
     content[-1] ^= 1

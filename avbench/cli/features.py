@@ -79,13 +79,15 @@ def import_command(benchmark: str, files: tuple[Path, ...], as_json: bool) -> No
 def verify_command(benchmark: str, preset: str | None, as_json: bool) -> None:
     """Read all features of a benchmark and check that they are those that were written.
 
-    Exit code 1 if any clip's are not.
+    So are the means of tokens that runs of sight alone keep beside them. Exit code 1 if any clip's
+    are not.
 
     \b
     Examples:
       avbench features verify toy-ci
       avbench features verify ave-ci --preset released
     """
+    from avbench.features.means import damaged_means
     from avbench.features.store import FeatureStore
     from avbench.manifests.benchmark import Benchmark
 
@@ -93,6 +95,7 @@ def verify_command(benchmark: str, preset: str | None, as_json: bool) -> None:
     store = FeatureStore.of(chosen, preset or chosen.spec.preset)
     with progress() as report:
         damaged = store.damaged(report)
+        means = [] if damaged else damaged_means(store, report)
     rows = store.rows_of(damaged).tolist()
     if as_json:
         print_json(
@@ -102,6 +105,7 @@ def verify_command(benchmark: str, preset: str | None, as_json: bool) -> None:
                 "features": store.place,
                 "clips": len(store),
                 "damaged": dict(zip(damaged, rows, strict=True)),
+                "damaged_means": means,
             }
         )
     else:
@@ -113,5 +117,9 @@ def verify_command(benchmark: str, preset: str | None, as_json: bool) -> None:
             if store.preset_name != "released":
                 remedy = f"touch their .mp4 files and run avbench prepare {chosen.argument}"
             click.echo(f"next:  {remedy}")
-    if damaged:
+        if means:
+            path = f"{store.place}/means.npy"
+            click.echo(f"{path}: means of {len(means):,} clips ({means[0]}, ...) are wrong")
+            click.echo(f"next:  delete {path}, which is made again when needed")
+    if damaged or means:
         sys.exit(1)

@@ -13,8 +13,9 @@ import torch
 from avbench.features.rows import Floats, RowFile, RowReader, Rows
 from avbench.features.store import FeatureStore
 from avbench.resources import alone, replacing
-from avbench.types import AvbenchError
+from avbench.types import AvbenchError, Report, silent
 
+_NAME = "means.npy"
 _SINGLE = np.dtype("<f4")
 _BYTES_AT_A_TIME = 64 << 20
 
@@ -35,16 +36,43 @@ def token_means(store: FeatureStore) -> Read:
         AvbenchError: If `means.npy` is damaged, or features cannot be read.
     """
     folder = store.folder
-    if folder is None:
-        return partial(_average, store)
-    path = folder / "means.npy"
-    if not path.is_file():
+    if folder is not None and not (folder / _NAME).is_file():
         with suppress(AvbenchError):  # of a disk that is full or read-only
-            _keep(store, path)
-    if not path.is_file():
-        return partial(_average, store)
-    reader = store.reader("means.npy", (len(store), store.dim), _SINGLE)
-    return partial(_read, reader)
+            _keep(store, folder / _NAME)
+    return _kept(store) or partial(_average, store)
+
+
+def damaged_means(store: FeatureStore, report: Report = silent) -> list[str]:
+    """Average all tokens again; return the clips whose kept mean is another.
+
+    Args:
+        store: The store; where it keeps no means, none are damaged.
+        report: Called as clips are averaged.
+
+    Raises:
+        AvbenchError: As `token_means`.
+    """
+    read, at_a_time = _kept(store), _at_a_time(store)
+    damaged: list[str] = []
+    if read is None:
+        return damaged
+    for start in range(0, len(store), at_a_time):
+        rows = np.arange(start, min(start + at_a_time, len(store)))
+        kept, made = (np.empty((len(rows), 1, store.dim), _SINGLE) for _ in range(2))
+        read(rows, kept)
+        _average(store, rows, made)
+        # Another machine may add in another order.
+        whole = np.isclose(kept, made, rtol=1e-4, atol=1e-5).all(axis=(1, 2))
+        damaged += [store.clip_ids[row] for row in rows[~whole]]
+        report("checking means", start + len(rows), len(store))
+    return damaged
+
+
+def _kept(store: FeatureStore) -> Read | None:
+    """Return what reads the means that are kept; None where there are none."""
+    if store.folder is None or not (store.folder / _NAME).is_file():
+        return None
+    return partial(_read, store.reader(_NAME, (len(store), store.dim), _SINGLE))
 
 
 def _keep(store: FeatureStore, path: Path) -> None:

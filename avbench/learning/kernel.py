@@ -12,6 +12,10 @@ import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from avbench.resources import replacing
 from avbench.types import AvbenchError
@@ -92,7 +96,7 @@ def _compile(compiler: list[str], path: Path) -> None:
             "-lm",
         ]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-        _opened(temporary)
+        _check(_opened(temporary))
 
 
 def _opened(path: Path) -> ctypes.CDLL:
@@ -103,3 +107,49 @@ def _opened(path: Path) -> ctypes.CDLL:
         function.argtypes = [ctypes.c_void_p] * pointers + sizes + [ctypes.c_int]
         function.restype = None
     return library
+
+
+def _check(library: ctypes.CDLL) -> None:
+    """Compare what a compiler made with the equations of `attention.py`.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    random = np.random.default_rng(0)
+    shape = (2, 2, 5, 37)  # not of whole vectors
+    clips, frames, _, dim = shape
+
+    def draw(*shape: int) -> npt.NDArray[np.float32]:
+        return random.standard_normal(shape, dtype=np.float32)
+
+    projected, tokens, reference = draw(*shape), draw(*shape), draw(*shape)
+    bias, query = draw(dim), np.tanh(draw(clips, dim))
+    u, v, z, r, db, dq = (np.empty((clips, frames, dim), np.float32) for _ in range(6))
+    du, dv, dz, dr = (draw(clips, frames, dim) for _ in range(4))
+    keys, d = projected.copy(), np.empty_like(tokens)
+
+    def call(name: str, *arrays: npt.NDArray[np.float32]) -> None:
+        getattr(library, name)(*(array.ctypes.data for array in arrays), *shape, 1)
+
+    call("attention_forward", keys, bias, tokens, query, reference, u, v, z, r)
+    call("attention_backward", keys, tokens, query, reference, u, v, z, du, dv, dz, dr, d, db, dq)
+
+    p, q = np.tanh(projected.astype(np.float64) + bias), query[:, None, None]
+    e = np.exp(q * p)
+    z_, dz_, du_, dv_, dr_ = (x[:, :, None] for x in (e.sum(2), dz, du, dv, dr))
+    u_, v_ = (((e * x).sum(2) / e.sum(2))[:, :, None] for x in (p, tokens))
+    ds = e / z_ * (du_ * (p - u_) + dv_ * (tokens - v_)) + e * dz_
+    dp = (q * ds + e / z_ * du_ + reference * dr_) * (1 - p**2)
+    expected: dict[str, tuple[Any, Any]] = {
+        "keys": (keys, p),
+        "scores": (u, u_[:, :, 0]),
+        "values": (v, v_[:, :, 0]),
+        "sums": (z, e.sum(2)),
+        "reference": (r, (reference * p).sum(2)),
+        "gradient": (d, dp),
+        "gradient of the bias": (db, dp.sum(2)),
+        "gradient of the query": (dq, (ds * p).sum(2)),
+    }
+    for what, (found, wanted) in expected.items():
+        if not np.allclose(found, wanted, rtol=1e-4, atol=1e-5):
+            raise ValueError(f"what the compiler made gets {what} wrong")

@@ -102,11 +102,11 @@ def promised_ends(container: InputContainer) -> tuple[float, ...]:
     )
 
     def end_s(stream: VideoStream | AudioStream) -> float:
-        if stream.duration is not None and stream.time_base is not None:
-            last_s = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
-        elif clock := _CLOCK.fullmatch(stream.metadata.get("DURATION", "")):  # Matroska's way
+        if clock := _CLOCK.fullmatch(stream.metadata.get("DURATION", "")):  # Matroska's way
             hours, minutes, seconds = map(float, clock.groups())
             last_s = 3600 * hours + 60 * minutes + seconds
+        elif stream.duration is not None and stream.time_base is not None:
+            last_s = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
         else:
             return length_s
         return min(last_s - begin_s, length_s)

@@ -10,7 +10,7 @@ import torch
 
 from avbench.evaluation.evaluator import evaluate
 from avbench.features import means as module
-from avbench.features.means import token_means
+from avbench.features.means import damaged_means, token_means
 from avbench.features.store import FeatureStore, create
 from avbench.learning.gradient import GradientMethod
 from avbench.learning.network import AudioVisualNet
@@ -84,6 +84,19 @@ def test_damaged_means_are_named(real):
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(AvbenchError, match=r"means\.npy: cut short"):
         read(real, [0])
+
+
+@pytest.mark.parametrize("at_a_time", [1, 1 << 30])
+def test_means_that_are_not_those_of_the_tokens_are_found(real, monkeypatch, at_a_time):
+    monkeypatch.setattr(module, "_BYTES_AT_A_TIME", at_a_time)
+    assert damaged_means(real) == []  # none are kept yet
+    assert not (real.folder / "means.npy").exists()
+    read(real, [0])
+    assert damaged_means(real) == []
+    kept = np.load(real.folder / "means.npy", mmap_mode="r+")
+    kept[[1, 4], 700] *= 2
+    kept.flush()
+    assert damaged_means(FeatureStore.open(real.folder)) == ["b", "e"]
 
 
 @pytest.mark.parametrize("method", ["icarl-nme", "afc-lsc", "oracle"])

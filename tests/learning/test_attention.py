@@ -196,6 +196,28 @@ def test_without_a_working_compiler_torch_does_it(fresh, tmp_path, monkeypatch, 
     assert not list(tmp_path.glob("cache/avbench/kernels/*"))
 
 
+@pytest.mark.skipif(kernel.load() is None, reason="no C compiler")
+@pytest.mark.parametrize(
+    ("right", "wrong", "what"),
+    [
+        ("r[i] += reference", "r[i] -= reference", "reference"),
+        ("d[i] *= 1 - key", "d[i] *= 1 + key", "gradient"),
+        ("u[i] += e * p", "u[i] += e", "scores"),
+        ("db[i] += d[i]", "db[i] = d[i]", "gradient of the bias"),
+    ],
+)
+def test_a_kernel_that_computes_wrong_numbers_is_not_used(
+    fresh, tmp_path, monkeypatch, caplog, right, wrong, what
+):
+    source = kernel._SOURCE.read_text()
+    assert source.count(right) == 1
+    monkeypatch.setattr(kernel, "_SOURCE", tmp_path / "attention.c")
+    kernel._SOURCE.write_text(source.replace(right, wrong))
+    assert fresh() is None
+    assert f"gets {what} wrong" in caplog.text
+    assert not list(tmp_path.glob("cache/avbench/kernels/*"))
+
+
 def test_without_a_place_to_compile_torch_does_it(monkeypatch, caplog, tmp_path):
     (tmp_path / "cache").write_text("not a folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -18,6 +18,7 @@ import av
 import pytest
 
 from avbench.media import ffmpeg
+from avbench.media.probe import opened, promised_ends
 from avbench.media.sources import download
 from avbench.media.sources.base import ClipUnavailable, Network
 from avbench.media.sources.download import Downloader
@@ -397,6 +398,39 @@ def test_sight_and_sound_of_the_right_size_are_merged(
     assert list(scratch.iterdir()) == [file]
     asked = {path for path in server.requests if path.endswith(".mp4")}
     assert asked == {"/360.mp4"}
+
+
+@pytest.mark.parametrize(("part", "suffix"), [("sight", "mp4"), ("sound", "webm")])
+def test_half_of_what_is_merged_is_not_taken_for_all(
+    server: MediaServer, scratch: Path, tmp_path: Path, part: str, suffix: str
+) -> None:
+    """Although the server says that this is all, and the merged file has another header."""
+    whole = write_video(tmp_path / "whole.mp4", seconds=4, size=(320, 240), front=True)
+    coding = ["-c", "copy", "-movflags", "+faststart"]
+    if suffix == "webm":  # whose header counts from 0, wherever it begins
+        coding = ["-deadline", "realtime", "-cpu-used", "8", "-output_ts_offset", "2"]
+    bodies = {}
+    for name, without in (("sight", "-an"), ("sound", "-vn")):
+        ffmpeg_run("-i", whole, without, *coding, tmp_path / f"{name}.{suffix}")
+        bodies[name] = (tmp_path / f"{name}.{suffix}").read_bytes()
+    paths = {"sight": "/360.mp4", "sound": "/sound.m4a"}
+    pictures = '<Representation id="v" bandwidth="9" width="640" height="360" codecs="avc1.4d401e">'
+    pictures += "<BaseURL>360.mp4</BaseURL></Representation>"
+    manifest = MPD.format(videos=pictures).encode()
+    url = server.put("/a.mpd", manifest, kind="application/dash+xml")
+
+    for name, path in paths.items():
+        server.put(path, bodies[name], *[truncate(0.6, lie=True)] * (name == part))
+    file = Downloader(CALM).download(url, scratch)
+    with opened(file) as container:
+        assert promised_ends(container) == pytest.approx((4, 4), abs=0.1)
+    assert server.requests[paths[part]] == 2
+    file.unlink()
+
+    server.put(paths[part], bodies[part], then=truncate(0.6, lie=True))
+    error = refused(url, scratch, CALM)
+    assert (error.reason, error.permanent) == ("cut off", False)
+    assert server.requests[paths[part]] == 1 + CALM.retries
 
 
 # At most so many at a time on a host.

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.client import IncompleteRead
 from pathlib import Path
 from threading import local
@@ -26,6 +27,7 @@ from yt_dlp.networking._urllib import UrllibRH
 from avbench import registry
 from avbench.media import ffmpeg
 from avbench.media.failures import DISK_FULL, Failure, classify
+from avbench.media.probe import TOLERANCE_S, opened, promised_ends
 from avbench.media.sources.base import ClipUnavailable, Network
 from avbench.resources import host_folder
 from avbench.types import AvbenchError, UsageError
@@ -123,7 +125,9 @@ class Downloader:
             attempt += 1
 
     def _try(self, url: str, work: Path) -> Path:
-        with _PatientYoutubeDL(self._options(url, work)) as downloader:
+        lengths: list[float] = []
+        watched = {"progress_hooks": [partial(_note_length, lengths)]}
+        with _PatientYoutubeDL(self._options(url, work) | watched) as downloader:
             downloader.extract_info(url)
         files = [path for path in work.iterdir() if path.suffix not in _UNFINISHED]
         if len(files) != 1:
@@ -131,6 +135,8 @@ class Downloader:
         if not _is_video(files[0]):
             files[0].unlink()
             raise ClipUnavailable("not a video", permanent=False)
+        if len(lengths) > 1:
+            _check_merged(files[0], lengths)
         return files[0]
 
     def _options(self, url: str, work: Path) -> dict[str, Any]:
@@ -259,6 +265,34 @@ def _is_video(path: Path) -> bool:
             return bool(container.streams.video)
     except (av.FFmpegError, UnicodeDecodeError):
         return False
+
+
+def _note_length(lengths: list[float], progress: dict[str, Any]) -> None:
+    """Note how long a file is by its header, once it has come."""
+    if progress["status"] != "finished":
+        return
+    try:
+        with av.open(progress["filename"]) as container:
+            # What starts late is moved to the beginning when it is merged.
+            span = (container.duration or 0) - (container.start_time or 0)
+            lengths.append(span / av.time_base)
+    except (av.FFmpegError, UnicodeDecodeError):
+        lengths.append(0.0)  # whoever merges it says what is wrong
+
+
+def _check_merged(file: Path, lengths: list[float]) -> None:
+    """See that pictures and sound came whole: of a merged file, the header says how much came.
+
+    Raises:
+        ClipUnavailable: If not; the file is removed.
+    """
+    with opened(file) as container:
+        came = promised_ends(container)
+    for there_s, said_s in zip(sorted(came), sorted(lengths), strict=True):
+        if there_s < said_s - TOLERANCE_S:
+            file.unlink()
+            detail = f"{there_s:.2f} s came, not {said_s:.2f}"
+            raise ClipUnavailable("cut off", permanent=False, detail=detail)
 
 
 def _pause_s(url: str, attempt: int, failure: Failure | None) -> float:
