@@ -6,8 +6,9 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -79,6 +80,7 @@ class Run:
 
 
 _COLUMNS = [field.name for field in fields(Outcome)]
+_values = attrgetter(*_COLUMNS)
 _CREATE = """
 CREATE TABLE IF NOT EXISTS runs (
     run INTEGER PRIMARY KEY, started TEXT NOT NULL, todo INTEGER NOT NULL, tools TEXT NOT NULL
@@ -168,7 +170,7 @@ class Ledger:
     def record(self, outcome: Outcome) -> None:
         """Write the row of a clip, in place of an earlier one, to whose attempts it adds."""
         with self._using(), self._database:
-            self._database.execute(_UPSERT, (*astuple(outcome), self._run, _now()))
+            self._database.execute(_UPSERT, (*_values(outcome), self._run, _now()))
             if outcome.failure == "permanent":
                 self._database.execute(
                     "REPLACE INTO refusals VALUES (?, ?, ?, ?)",
