@@ -11,7 +11,7 @@ import sys
 import tarfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -331,6 +331,15 @@ def test_status_while_and_after(few: Few) -> None:
     assert "yt-dlp" in after.last_run.tools
 
 
+@pytest.fixture
+def hears_ctrl_c() -> Iterator[None]:
+    """What a shell runs in the background is deaf to it, and so are its children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("hears_ctrl_c")
 def test_ctrl_c_ends_in_one_line_and_goes_on_later(few: Few) -> None:
     benchmark = few([f"clip-{n:02d}" for n in range(30)], sources=("render",), seconds=2.0)
     command = [Path(sys.executable).with_name("avbench"), "prepare", str(benchmark.spec.path)]
