@@ -194,9 +194,10 @@ def test_prepare_says_what_is_missing_even_if_all_is(avbench, tiny, tmp_path):
 
 def test_the_default_source_is_explained(avbench):
     lines = avbench("prepare", "ave-ci", "--proxy", "nonsense", expect=2).stderr.splitlines()
-    assert lines[0].startswith("Source: youtube. YouTube has most of AVE, but not all")
-    assert "proxy 'nonsense': write SCHEME://HOST:PORT" in lines[1]
-    assert len(lines) == 2
+    assert lines[0].startswith("youtube is the default because")
+    assert lines[1].endswith("--source archive:AVE_Dataset.zip")
+    assert "proxy 'nonsense': write SCHEME://HOST:PORT" in lines[2]
+    assert len(lines) == 3
 
 
 def test_status_tells_how_far_and_exports(avbench, tiny, tmp_path):
