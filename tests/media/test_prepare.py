@@ -204,6 +204,18 @@ def test_what_is_gone_for_good_is_not_asked_for_again(
         assert (done.ok, GoneSource.asked) == (0, asked)
 
 
+def test_what_was_refused_before_counts_as_dealt_with(
+    few: Few, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(make, "open_source", lambda *_: GoneSource())
+    monkeypatch.setattr(GoneSource, "asked", 0)
+    benchmark = few(["a", "b"])
+    prepare_clips(benchmark, sources=["x"], workers=1, report=silent)
+    seen: list[tuple[str, int, int]] = []
+    prepare_clips(benchmark, sources=["x"], workers=1, report=lambda *a: seen.append(a))
+    assert seen[-1][1:] == (2, 2)
+
+
 def test_a_killed_run_is_resumed(few: Few) -> None:
     ids = [f"clip-{n:02d}" for n in range(12)]
     benchmark = few(ids, sources=("render",))
