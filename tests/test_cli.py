@@ -185,7 +185,7 @@ def test_prepare_says_what_is_missing_even_if_all_is(avbench, tiny, tmp_path):
     result = avbench("prepare", "tiny.toml", "--source", "folder:empty", expect=1)
     assert "0 of 30 clips are ready" in result.stdout
     assert "30 failed: not in the folder (c0-000, c0-001, c0-002, ...)" in result.stdout
-    assert "tiny.toml --export clips.csv" in result.stdout
+    assert "tiny.toml --export status.csv" in result.stdout
     record = json.loads(
         avbench("prepare", "tiny.toml", "--source", "folder:empty", "--json", expect=1).stdout
     )

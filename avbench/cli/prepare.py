@@ -330,7 +330,7 @@ def _print_failed(chosen: Benchmark, failed: dict[str, list[str]]) -> None:
         examples = ", ".join(clips[:3]) + (", ..." if len(clips) > 3 else "")
         click.echo(f"  {len(clips):,} failed: {reason} ({examples})")
     if failed:
-        click.echo(f"particulars: avbench status {chosen.argument} --export clips.csv")
+        click.echo(f"particulars: avbench status {chosen.argument} --export status.csv")
     click.echo(f"in {chosen.home}")
     if chosen.spec.notes:
         click.echo(f"note: {chosen.spec.notes}")

@@ -43,8 +43,10 @@ def trim(source: Path, target: Path, *, start_s: float | None, seconds: float) -
         is_stream = "mpegts" in container.format.name
     lengths = [min(end - (start_s or 0.0), seconds) for end in ends]
     if min(lengths, default=seconds) <= 0:
-        detail = f"pictures and sound last {min(ends):.2f} s, the clip starts at {start_s or 0:g} s"
-        raise InvalidClip("the video ends before the clip starts", detail, lasting=True)
+        what = "the video ends" if max(ends) <= (start_s or 0.0) else "pictures or sound end"
+        lasting = " and ".join(f"{end:.2f} s" for end in ends)
+        detail = f"pictures and sound last {lasting}, the clip starts at {start_s or 0:g} s"
+        raise InvalidClip(f"{what} before the clip starts", detail, lasting=True)
     if is_stream:
         source, start_s = _seekable(source, target.with_name("seekable.mkv"), start_s)
 

@@ -101,7 +101,7 @@ def test_a_relative_path_with_a_leading_dash(
 
 def test_a_video_that_ends_before_the_clip(tmp_path: Path, video: Video) -> None:
     source = video(tmp_path / "in.mp4", seconds=2)
-    with pytest.raises(InvalidClip, match="ends before the clip starts"):
+    with pytest.raises(InvalidClip, match="the video ends before the clip starts"):
         trim(source, tmp_path / "out.mp4", start_s=30, seconds=10)
 
 
@@ -237,7 +237,7 @@ def test_how_much_must_be_left_of_what_ends_early(
     tmp_path: Path, video: Video, settings: dict[str, float]
 ) -> None:
     source = video(tmp_path / "in.mp4", **{"seconds": 9, **settings})
-    with pytest.raises(InvalidClip, match=r"before the clip starts: pictures and sound last 4\.0"):
+    with pytest.raises(InvalidClip, match=r"s or sound end before the clip starts: pictures and sound last"):
         trim(source, tmp_path / "out.mp4", start_s=5, seconds=3)
     for start_s, enough in ((3.4, True), (3.7, False)):
         promised_s = trim(source, tmp_path / "out.mp4", start_s=start_s, seconds=3)
