@@ -237,7 +237,7 @@ def test_how_much_must_be_left_of_what_ends_early(
     tmp_path: Path, video: Video, settings: dict[str, float]
 ) -> None:
     source = video(tmp_path / "in.mp4", **{"seconds": 9, **settings})
-    with pytest.raises(InvalidClip, match=r"s or sound end before the clip starts: pictures and sound last"):
+    with pytest.raises(InvalidClip, match="s or sound end before the clip starts"):
         trim(source, tmp_path / "out.mp4", start_s=5, seconds=3)
     for start_s, enough in ((3.4, True), (3.7, False)):
         promised_s = trim(source, tmp_path / "out.mp4", start_s=start_s, seconds=3)
