@@ -119,7 +119,7 @@ class Clips:
         return _single(access.source.read(access.rows[positions]))
 
     def sweep(self, batches: Iterable[Rows]) -> Iterator[Features]:
-        """Read batch after batch; the next two are read while one is used.
+        """Read batch after batch; from disk, the next two are read while one is used.
 
         Args:
             batches: Positions, as `features` takes them.
@@ -257,7 +257,7 @@ class Task:
         return sum(self.classes_per_step[:-1])
 
     def batches(self, order: Iterable[tuple[Rows, Rows | None]]) -> Iterator[Batch]:
-        """Read batch after batch; the next two are read while one is used.
+        """Read batch after batch; from disk, the next two are read while one is used.
 
         Args:
             order: For every batch, which train clips and which exemplars, (B,) and (E,).
