@@ -15,6 +15,9 @@ import torch
 
 import avbench.learning
 from avbench.learning import attention, kernel
+from tests.learning.test_attention import inputs, with_gradients
+
+PROGRAMS = ("_pool", "_differentiate")
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="no Triton")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -30,43 +33,55 @@ def test_numbers(interpreted):
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-def compiled(program, tile, capability, refers):
-    """Compile at the width of real features, as a launch would."""
-    import triton
-    from triton.backends.compiler import GPUTarget
+class Compiling:
+    """In place of a program: compiles it for what it would be launched with."""
 
-    constants = {"cells": 196, **tile}
-    if not refers:
-        constants |= dict.fromkeys(("reference", "referred", "d_referred"))
-    constants = {name: constants[name] for name in program.arg_names if name in constants}
-    types = dict.fromkeys(program.arg_names, "*fp32")
-    types |= {"frames": "i32", "dim": "i32"} | dict.fromkeys(constants, "constexpr")
-    aligned = [name for name in types if name != "frames" and name not in constants]
-    sixteenths = {(program.arg_names.index(name),): [["tt.divisibility", 16]] for name in aligned}
-    source = triton.compiler.ASTSource(program, types, constants, sixteenths)
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32))
+    def __init__(self, program):
+        self.program = program
+        self.made = None
+
+    def __getitem__(self, grid):
+        def compile_only(*arguments, **constants):
+            self.made = self.program.warmup(*arguments, grid=grid, **constants)
+
+        return compile_only
 
 
 @needs_triton
 @pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("refers", [False, True])
+@pytest.mark.parametrize("referring", [0, 1])
 def test_kernels_compile_for_a_gpu_into_wide_loads_and_registers(
-    capability, refers, tmp_path, monkeypatch
+    capability, referring, tmp_path, monkeypatch
 ):
     import triton
+    from triton.backends.compiler import GPUTarget
 
     from avbench.learning import attention_triton
+
+    def by_triton(name, *tensors):
+        getattr(attention_triton, name)(*tensors)
+        return True
 
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     if not all((tools / name).exists() for name in ("ptxas", "cuobjdump")):
         pytest.skip("this Triton comes without NVIDIA's assembler")
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    for program in (attention_triton._pool, attention_triton._differentiate):
-        made = compiled(program, attention_triton._TILE, capability, refers)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(attention, "_by_kernel", by_triton)
+    target = GPUTarget("cuda", capability, 32)
+    # What is compiled for a device is remembered by its number.
+    gpu = {"get_current_target": lambda: target, "get_current_device": lambda: capability}
+    gpu["get_current_stream"] = lambda device: 0
+    monkeypatch.setattr(triton.runtime.driver, "_active", SimpleNamespace(**gpu))
+    programs = {name: Compiling(getattr(attention_triton, name)) for name in PROGRAMS}
+    for name, program in programs.items():
+        monkeypatch.setattr(attention_triton, name, program)
+    sizes = {"clips": 1, "frames": 8, "cells": 196, "dim": 768}  # of real features
+    with_gradients(attention.attend, *inputs(torch.float32, **sizes, referring=referring))
+    for program in programs.values():
         # Tokens, keys and maps, two cells a thread; nothing of a map that there is not.
-        assert made.asm["ptx"].count("ld.global.v4") == (6 if refers else 4)
-        assert "tensor<8x128xi64>" in made.asm["ttir"]  # offsets, beyond what 32 bits can say
-        (tmp_path / "cubin").write_bytes(made.asm["cubin"])
+        assert program.made.asm["ptx"].count("ld.global.v4") == (6 if referring else 4)
+        assert "tensor<8x128xi64>" in program.made.asm["ttir"]  # offsets: 32 bits are too few
+        (tmp_path / "cubin").write_bytes(program.made.asm["cubin"])
         command = [tools / "cuobjdump", "--dump-resource-usage", tmp_path / "cubin"]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         used = {name: int(number) for name, number in re.findall(r"(\w+):(\d+)", said)}
