@@ -1,11 +1,12 @@
-"""Attention token by token, in C and in plain torch, against its definition, which keeps maps.
+"""Attention token by token, by kernel and in plain torch, against its definition, which keeps maps.
 
     python -m benchmarks.attention [--clips N] [--runs N]
 
 Forward and backward, 1568 tokens of width 768 a clip, a reference map for a third of the clips; the
 tokens in half precision, in single for the definition. Both with the C library's allocator as it
 comes and with one that keeps what it was given ("tuned"), each form's peak memory in a process of
-its own. The floor is the two products of matrices that no form can do without.
+its own. The floor is the two products of matrices that no form can do without. Where there is a
+GPU, the same on it, in Triton instead of C.
 """
 
 from __future__ import annotations
@@ -43,34 +44,48 @@ def definition(
 
 
 def iteration(
-    form: Callable[..., Attended], query: Tensor, tokens: Tensor, *others: Tensor, c: bool = False
+    form: Callable[..., Attended],
+    query: Tensor,
+    tokens: Tensor,
+    *others: Tensor,
+    by_kernel: bool = False,
 ) -> None:
     """Run forward and backward."""
-    found = kernel.load
+    found = kernel.load, kernel.load_triton
     try:
-        if not c:
+        if not by_kernel:
             kernel.load = lambda: None  # type: ignore[assignment]
+            kernel.load_triton = lambda _: None  # type: ignore[assignment]
         out = form(query, tokens, *others)
         assert out.cross_entropy is not None
         (out.values.sum() + out.scores.sum() + out.cross_entropy.sum()).backward()
     finally:
-        kernel.load = found
+        kernel.load, kernel.load_triton = found
+    finish(tokens)
 
 
 def floor(tokens: Tensor, weight: Tensor) -> None:
-    """Multiply what has to be multiplied."""
-    projected = torch.empty(tokens[0].numel() // DIM, DIM)
-    for clip in tokens.view(len(tokens), -1, DIM):
-        torch.mm(clip, weight.t(), out=projected)
-        torch.mm(projected.t(), clip)
+    """Multiply what has to be multiplied: clip by clip on a CPU, all at once on a GPU."""
+    matrices = tokens.view(1 if tokens.is_cuda else len(tokens), -1, DIM)
+    projected = torch.empty_like(matrices[0])
+    for matrix in matrices:
+        torch.mm(matrix, weight.t(), out=projected)
+        torch.mm(projected.t(), matrix)
+    finish(tokens)
 
 
-def ways(clips: int) -> dict[str, Callable[[], None]]:
+def finish(tensor: Tensor) -> None:
+    """Wait for the GPU a tensor is on."""
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)
+
+
+def ways(clips: int, device: str = "cpu") -> dict[str, Callable[[], None]]:
     """Return what is compared, by name."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
+        return torch.randn(*shape, generator=generator).to(device)
 
     query = draw(clips, DIM).tanh().requires_grad_()
     weight = (draw(DIM, DIM) / math.sqrt(DIM)).requires_grad_()
@@ -84,7 +99,9 @@ def ways(clips: int) -> dict[str, Callable[[], None]]:
     return {
         "definition": partial(iteration, definition, query, singles, *others),
         "plain torch": partial(iteration, attend, query, halves, *others),
-        "C": partial(iteration, attend, query, halves, *others, c=True),
+        {"cpu": "C", "cuda": "Triton"}[device]: partial(
+            iteration, attend, query, halves, *others, by_kernel=True
+        ),
         "floor": partial(floor, singles, weight.detach()),
     }
 
@@ -95,6 +112,17 @@ def print_times(clips: int, runs: int) -> None:
     for name, of_way in samples.items():
         ms = timing.spread([1e3 * s.cpu / clips for s in of_way], 1)
         print("|".join([name, ms, *timing.ratios(samples["definition"], of_way)]))
+
+
+def print_gpu(clips: int, runs: int) -> None:
+    """Print a table of times on the GPU."""
+    samples = timing.by_turns(ways(clips, "cuda"), runs)
+    rows = []
+    for name, of_way in samples.items():
+        ms = timing.spread([1e3 * s.wall / clips for s in of_way], 3)
+        rows.append([name, ms, timing.ratios(samples["definition"], of_way)[1]])
+    table = timing.table(["way", "wall, ms a clip", "wall, times less"], rows)
+    print(f"{torch.cuda.get_device_name()}\n\n{table}\n")
 
 
 def print_peak(clips: int, name: str) -> None:
@@ -134,6 +162,8 @@ def main() -> None:
             own = ("--peak", row[0], *given)
             row.append(timing.alone("benchmarks.attention", *own, environment=environment).strip())
         print(f"Allocator: {allocator}\n\n{timing.table(header, rows)}\n")
+    if torch.cuda.is_available():
+        print_gpu(options.clips, options.runs)
 
 
 if __name__ == "__main__":

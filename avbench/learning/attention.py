@@ -242,11 +242,10 @@ def _forward(
     referred: Tensor | None,
 ) -> None:
     """Turn W x into keys, and pool them: writes `projected`, and all from `scores` on."""
-    if _in_c(projected):
-        _call(
-            "attention_forward",
-            *(projected, bias, tokens, query, reference, scores, values, sums, referred),
-        )
+    if _by_kernel(
+        "attention_forward",
+        *(projected, bias, tokens, query, reference, scores, values, sums, referred),
+    ):
         return
     keys = projected.add_(bias).tanh_()
     exp = (query[:, None, None] * keys).exp_()
@@ -274,12 +273,11 @@ def _backward(
     d_query: Tensor,
 ) -> None:
     """Write the gradients of W x + b, and those of bias and query, frame by frame."""
-    if _in_c(keys):
-        _call(
-            "attention_backward",
-            *(keys, tokens, query, reference, scores, values, sums),
-            *(d_scores, d_values, d_sums, d_referred, d_projected, d_bias, d_query),
-        )
+    if _by_kernel(
+        "attention_backward",
+        *(keys, tokens, query, reference, scores, values, sums),
+        *(d_scores, d_values, d_sums, d_referred, d_projected, d_bias, d_query),
+    ):
         return
 
     def cells(of_frame: Tensor) -> Tensor:
@@ -298,13 +296,15 @@ def _backward(
     torch.sum(d, dim=2, out=d_bias)
 
 
-def _in_c(tensor: Tensor) -> bool:
-    cpu = tensor.device.type == "cpu" and tensor.dtype == torch.float32
-    return cpu and kernel.load() is not None
-
-
-def _call(name: str, *tensors: Tensor | None) -> None:
-    """Call the kernel on tensors of the same clips, the first of them (clips, L, S, d)."""
-    assert tensors[0] is not None
-    pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
-    getattr(kernel.load(), name)(*pointers, *tensors[0].shape, torch.get_num_threads())
+def _by_kernel(name: str, first: Tensor, *others: Tensor | None) -> bool:
+    """Call a kernel on tensors of the same clips, `first` (clips, L, S, d), if one is for them."""
+    if first.dtype != torch.float32:
+        return False
+    if first.device.type == "cuda" and (compiled := kernel.load_triton(first.device)) is not None:
+        getattr(compiled, name)(first, *others)
+        return True
+    if first.device.type == "cpu" and (library := kernel.load()) is not None:
+        pointers = [None if tensor is None else tensor.data_ptr() for tensor in (first, *others)]
+        getattr(library, name)(*pointers, *first.shape, torch.get_num_threads())
+        return True
+    return False

@@ -1,4 +1,4 @@
-"""The attention kernel in C, compiled once by the user's own compiler."""
+"""The attention kernels, in C for a CPU and in Triton for a GPU: compiled here, and checked."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import platform
 import shlex
 import shutil
 import subprocess
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from avbench.resources import replacing
 from avbench.types import AvbenchError
@@ -31,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 @cache
 def load() -> ctypes.CDLL | None:
-    """Return the kernel, compiled if this machine has not done so yet; None without a compiler.
+    """Return the kernel in C, compiled if this machine has not done so; None without a compiler.
 
     It lies in the user's cache folder under a name that tells source, compiler and processor.
     Whatever goes wrong is logged, once a process: plain torch does the same more slowly.
@@ -53,8 +56,37 @@ def load() -> ctypes.CDLL | None:
     return None
 
 
+@cache
+def load_triton(device: torch.device) -> ModuleType | None:
+    """Return the kernels in Triton, checked on a device; None where they do not work.
+
+    Triton comes with torch on Linux; it keeps what it compiles in the user's home. Whatever goes
+    wrong is logged, once a process and device: plain torch does the same more slowly.
+    """
+
+    def call(function: Callable[..., None], *arrays: npt.NDArray[np.float32] | None) -> None:
+        tensors = [None if a is None else torch.from_numpy(a).to(device) for a in arrays]
+        function(*tensors)
+        for array, tensor in zip(arrays, tensors, strict=True):
+            if array is not None and tensor is not None:
+                array[...] = tensor.cpu().numpy()
+
+    try:
+        from avbench.learning import attention_triton
+
+        _check(
+            partial(call, attention_triton.attention_forward),
+            partial(call, attention_triton.attention_backward),
+            dim=144,  # read in wide loads, as real tokens are, but not of whole tiles
+        )
+        return attention_triton
+    except Exception as error:  # a compiler, a driver, a GPU: each raises what it likes
+        _slower(f"{type(error).__name__}: {error}".splitlines()[0])
+    return None
+
+
 def _slower(reason: str) -> None:
-    _log.warning("attention runs on plain torch, about half as fast (%s)", reason)
+    _log.warning("attention runs on plain torch, which is slower (%s)", reason)
 
 
 def _folder() -> Path:
@@ -96,7 +128,18 @@ def _compile(compiler: list[str], path: Path) -> None:
             "-lm",
         ]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-        _check(_opened(temporary))
+        library = _opened(temporary)
+
+        def call(function: Callable[..., None], *arrays: npt.NDArray[np.float32] | None) -> None:
+            pointers = (None if array is None else array.ctypes.data for array in arrays)
+            assert arrays[0] is not None
+            function(*pointers, *arrays[0].shape, 1)
+
+        _check(
+            partial(call, library.attention_forward),
+            partial(call, library.attention_backward),
+            dim=37,  # not of whole vectors
+        )
 
 
 def _opened(path: Path) -> ctypes.CDLL:
@@ -109,47 +152,53 @@ def _opened(path: Path) -> ctypes.CDLL:
     return library
 
 
-def _check(library: ctypes.CDLL) -> None:
+def _check(forward: Callable[..., None], backward: Callable[..., None], dim: int) -> None:
     """Compare what a compiler made with the equations of `attention.py`.
+
+    Args:
+        forward: Takes arrays as `_forward` there takes tensors, and writes into them.
+        backward: As `_backward` there.
+        dim: How wide tokens are.
 
     Raises:
         ValueError: If they differ.
     """
     random = np.random.default_rng(0)
-    shape = (2, 2, 5, 37)  # not of whole vectors
-    clips, frames, _, dim = shape
+    clips, frames, cells = 2, 2, 21
 
     def draw(*shape: int) -> npt.NDArray[np.float32]:
         return random.standard_normal(shape, dtype=np.float32)
 
-    projected, tokens, reference = draw(*shape), draw(*shape), draw(*shape)
+    projected, tokens, maps = (draw(clips, frames, cells, dim) for _ in range(3))
     bias, query = draw(dim), np.tanh(draw(clips, dim))
-    u, v, z, r, db, dq = (np.empty((clips, frames, dim), np.float32) for _ in range(6))
     du, dv, dz, dr = (draw(clips, frames, dim) for _ in range(4))
-    keys, d = projected.copy(), np.empty_like(tokens)
-
-    def call(name: str, *arrays: npt.NDArray[np.float32]) -> None:
-        getattr(library, name)(*(array.ctypes.data for array in arrays), *shape, 1)
-
-    call("attention_forward", keys, bias, tokens, query, reference, u, v, z, r)
-    call("attention_backward", keys, tokens, query, reference, u, v, z, du, dv, dz, dr, d, db, dq)
-
     p, q = np.tanh(projected.astype(np.float64) + bias), query[:, None, None]
     e = np.exp(q * p)
     z_, dz_, du_, dv_, dr_ = (x[:, :, None] for x in (e.sum(2), dz, du, dv, dr))
     u_, v_ = (((e * x).sum(2) / e.sum(2))[:, :, None] for x in (p, tokens))
     ds = e / z_ * (du_ * (p - u_) + dv_ * (tokens - v_)) + e * dz_
-    dp = (q * ds + e / z_ * du_ + reference * dr_) * (1 - p**2)
-    expected: dict[str, tuple[Any, Any]] = {
-        "keys": (keys, p),
-        "scores": (u, u_[:, :, 0]),
-        "values": (v, v_[:, :, 0]),
-        "sums": (z, e.sum(2)),
-        "reference": (r, (reference * p).sum(2)),
-        "gradient": (d, dp),
-        "gradient of the bias": (db, dp.sum(2)),
-        "gradient of the query": (dq, (ds * p).sum(2)),
-    }
-    for what, (found, wanted) in expected.items():
-        if not np.allclose(found, wanted, rtol=1e-4, atol=1e-5):
-            raise ValueError(f"what the compiler made gets {what} wrong")
+    dp = (q * ds + e / z_ * du_) * (1 - p**2)
+    for reference in (None, maps):
+        u, v, z, r, db, dq = (np.full_like(du, np.nan) for _ in range(6))
+        keys, d = projected.copy(), np.full_like(tokens, np.nan)
+        referred, d_referred = (None, None) if reference is None else (r, dr)
+        forward(keys, bias, tokens, query, reference, u, v, z, referred)
+        backward(
+            *(keys, tokens, query, reference, u, v, z),
+            *(du, dv, dz, d_referred, d, db, dq),
+        )
+        expected: dict[str, tuple[Any, Any]] = {
+            "keys": (keys, p),
+            "scores": (u, u_[:, :, 0]),
+            "values": (v, v_[:, :, 0]),
+            "sums": (z, e.sum(2)),
+        }
+        if reference is not None:
+            dp = dp + reference * dr_ * (1 - p**2)
+            expected["reference"] = r, (reference * p).sum(2)
+        expected["gradient"] = d, dp
+        expected["gradient of the bias"] = db, dp.sum(2)
+        expected["gradient of the query"] = dq, (ds * p).sum(2)
+        for what, (found, wanted) in expected.items():
+            if not np.allclose(found, wanted, rtol=1e-4, atol=1e-5):
+                raise ValueError(f"what the compiler made gets {what} wrong")
