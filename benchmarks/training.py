@@ -7,8 +7,8 @@ exemplars; of sight alone, which is fast enough, in the paper's of 256 and 128. 
 of `plain.py` by turns in one process, each with its own way of reading features, warm. "Shipped" is
 with malloc as it comes, "tuned" with one that returns no memory to the system, which the authors'
 way would need. What ours computes once a step falls into its first epoch, which is told apart. The
-other tables have the most memory each needs, in processes of its own, less what these held before
-training.
+other tables have the most memory each needs, in a process of its own, beside what that held before
+it learned and the features of the step, which lie in memory.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ from avbench.learning.gradient import GradientMethod
 from avbench.learning.memory import ExemplarMemory
 from avbench.learning.method import Setup
 from avbench.learning.network import AudioVisualNet
+from avbench.learning.residency import columns
 from avbench.learning.stream import Batch, Task, TaskStream
 from avbench.manifests.benchmark import Benchmark
+from avbench.types import Modality
 from benchmarks import plain, timing
 
 ALLOCATORS = {
@@ -195,6 +197,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     batch, exemplars = given.batch, given.exemplars
     benchmark = load(folder)
     found = store.FeatureStore.of(benchmark, "speed")
+    means = modality == "visual" and method_class.mean_of_tokens
     stream = TaskStream(
         benchmark.manifest,
         found,
@@ -202,7 +205,8 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         joint=False,
         memory=ExemplarMemory(2 * exemplars) if method_class.uses_memory else None,
         device=torch.device("cpu"),
-        mean_of_tokens=modality == "visual" and method_class.mean_of_tokens,
+        residency="ram",
+        mean_of_tokens=means,
     )
     sizes = {"batch_size": batch}
     if name in plain.PAIRED:
@@ -216,8 +220,13 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     both = given.way == "both"
     method = (by_turns(method_class, start) if both else method_class)(settings, setup)
     steps = iter(stream)
-    method.learn(next(steps))
-    task, before = next(steps), timing.peak_mb()
+    task = next(steps)
+    before = timing.held_mb() - features_mb(found, modality, means, task)
+    if given.way == "plain":
+        method.start(task)  # the network alone
+    else:
+        method.learn(task)
+    task = next(steps)
     # The first warms up; the most memory is held in the second.
     epochs = given.turns + 1 if both else 2
     method.settings = replace(settings, epochs=epochs)
@@ -229,9 +238,16 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     else:
         method.learn(task)
     if not both:
-        return {"memory": timing.peak_mb() - before}
+        return {"memory": timing.peak_mb() - before - features_mb(found, modality, means, task)}
     clips = len(task.train) + (2 * exemplars if method_class.uses_memory else 0)
     return {"ours": method.ours, "plain": method.plain, "clips": clips}
+
+
+def features_mb(found: store.FeatureStore, modality: Modality, means: bool, task: Task) -> float:
+    """Return how much memory the features of a step take, in MB."""
+    readable = columns(found, modality, mean_of_tokens=means)
+    a_clip = sum(column.bytes for column in readable if column is not None)
+    return (len(task.train) + len(task.val) + len(task.exemplars)) * a_clip / 1e6
 
 
 def main() -> None:

@@ -83,7 +83,7 @@ class AVCIL(PairedReplay):
             return F.cross_entropy(self.network(batch.audio, batch.visual).logits, batch.labels)
         old = self.taught(batch, attention=s.vad)
         paper = s.vad and s.kl_direction == "paper"
-        reference = None if paper else old.spatial
+        reference = None if paper else old.spatial_reference
         out = self.network(batch.audio, batch.visual, maps=paper, reference=reference)
         loss = separated_softmax(
             out.logits, batch.labels, current=batch.current, old_classes=task.old_classes
@@ -115,14 +115,15 @@ class AVCIL(PairedReplay):
         s: AVCILSettings = self.settings
         assert out.temporal is not None
         assert old.temporal is not None
-        assert old.spatial is not None
+        assert old.spatial_reference is not None
         if out.spatial is None:
             # KL(old || new) is the cross-entropy of the maps less the entropy of the old one.
             assert out.spatial_cross_entropy is not None
             assert old.spatial_entropy is not None
             spatial = out.spatial_cross_entropy - old.spatial_entropy
         else:
-            spatial = attention_divergence(out.spatial[current:], old.spatial, s.kl_direction)
+            reference = old.spatial_reference.read()
+            spatial = attention_divergence(out.spatial[current:], reference, s.kl_direction)
         temporal = attention_divergence(out.temporal[current:], old.temporal, s.kl_direction)
         return s.lambda_vad * attention_distillation(spatial, s.vad_reduction) + (
             1 - s.lambda_vad

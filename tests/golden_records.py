@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from avbench.learning.picked import Picked
 from avbench.learning.stream import Batch
 
 # How close is equal, by precision.
@@ -41,17 +42,18 @@ def close(actual: Any, expected: Any, dtype: torch.dtype = torch.float64) -> Non
 def batch_of(record: dict[str, Any], prefix: str, dtype: torch.dtype) -> Batch:
     """Return a golden batch, its exemplars after the new clips."""
 
-    def read(part: str) -> Batch:
-        sound, sight = (
-            tensor(record[f"{prefix}{part}{name}"], dtype)
-            if f"{prefix}{part}{name}" in record
-            else None
-            for name in ("audio", "visual")
-        )
-        labels = torch.as_tensor(record[f"{prefix}{part}labels"])
-        return Batch(sound, sight, labels, len(labels))
+    def read(name: str) -> Tensor | None:
+        keys = [key for part in ("", "ex_") if (key := f"{prefix}{part}{name}") in record]
+        return torch.cat([torch.as_tensor(record[key]) for key in keys]) if keys else None
 
-    return read("").followed_by(read("ex_")) if f"{prefix}ex_labels" in record else read("")
+    sound, sight, labels = (read(name) for name in ("audio", "visual", "labels"))
+    assert labels is not None
+    return Batch(
+        None if sound is None else tensor(sound, dtype),
+        None if sight is None else Picked(tensor(sight, dtype)),
+        labels,
+        current=len(record[f"{prefix}labels"]),
+    )
 
 
 def labels_of(record: dict[str, Any], prefix: str = "") -> Tensor:

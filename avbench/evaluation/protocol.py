@@ -23,6 +23,7 @@ from avbench.features import store
 from avbench.features.rows import Floats
 from avbench.learning.memory import ExemplarMemory
 from avbench.learning.method import Method, resolve_settings
+from avbench.learning.picked import Picked, tensor
 from avbench.learning.stream import _OPEN, Clips, Rows, Task
 from avbench.manifests.benchmark import Benchmark
 from avbench.types import AvbenchError, Modality, Report, Split, UsageError, silent
@@ -392,8 +393,8 @@ def _arrays(thing: Any, seen: set[int]) -> Iterable[npt.NDArray[Any]]:
     if id(thing) in seen or isinstance(thing, Clips | Task | ExemplarMemory | store.FeatureStore):
         return
     seen.add(id(thing))
-    if isinstance(thing, torch.Tensor):
-        yield thing.detach().cpu().numpy()
+    if isinstance(thing, torch.Tensor | Picked):
+        yield tensor(thing).detach().cpu().numpy()
     elif isinstance(thing, np.ndarray):
         yield thing
     elif isinstance(thing, Mapping):

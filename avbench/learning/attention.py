@@ -14,6 +14,7 @@ they are made again from the tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -23,10 +24,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from avbench.learning import kernel
+from avbench.learning.lending import Lender
+from avbench.learning.picked import Picked, rows_of, tensor
 from avbench.learning.residency import fits
 
 # Tokens worked on at a time: few enough for a processor's cache, enough to fill a GPU.
 _TOKENS = {"cpu": 2048, "cuda": 1 << 17}
+# From torch, as numpy's does not begin where vectors do.
+_KEYS = Lender(lambda size: torch.empty(size, dtype=torch.uint8).numpy())
 
 
 class Attended(NamedTuple):
@@ -50,10 +55,10 @@ class Attended(NamedTuple):
 
 def attend(
     query: Tensor,
-    tokens: Tensor,
+    tokens: Tensor | Picked,
     weight: Tensor,
     bias: Tensor,
-    reference: Tensor | None = None,
+    reference: Tensor | Picked | None = None,
     *,
     product: torch.dtype | None = None,
 ) -> Attended:
@@ -61,7 +66,8 @@ def attend(
 
     Args:
         query: q, (B, d), between -1 and 1.
-        tokens: x, (B, L, S, d), in any precision. No gradient reaches them: they are frozen.
+        tokens: x, (B, L, S, d), in any precision, read where they lie. No gradient reaches them:
+            they are frozen.
         weight: W, (d, d).
         bias: b, (d,).
         reference: R, maps of the last E clips, (E, L, S, d), as a teacher gives them.
@@ -70,8 +76,12 @@ def attend(
     Raises:
         ValueError: If tokens ask for a gradient.
     """
-    if tokens.requires_grad:
-        raise ValueError("no gradient reaches frozen tokens: ask for maps, or detach them")
+    if isinstance(tokens, Tensor):
+        if tokens.requires_grad:
+            raise ValueError("no gradient reaches frozen tokens: ask for maps, or detach them")
+        tokens = Picked(tokens)
+    if isinstance(reference, Tensor):
+        reference = Picked(reference)
     scores, values, sums, referred = _Pooling.apply(  # type: ignore[no-untyped-call]
         query, tokens, weight, bias, reference, product or weight.dtype, torch.is_grad_enabled()
     )
@@ -85,7 +95,7 @@ def attend(
 
 def attend_with_maps(
     query: Tensor,
-    tokens: Tensor,
+    tokens: Tensor | Picked,
     weight: Tensor,
     bias: Tensor,
     *,
@@ -95,7 +105,7 @@ def attend_with_maps(
 
     Gradients reach everything, maps and tokens included.
     """
-    tokens = tokens.to(weight.dtype)
+    tokens = tensor(tokens).to(weight.dtype)
     product = product or weight.dtype
     keys = torch.tanh(F.linear(tokens.to(product), weight.to(product)).to(weight.dtype) + bias)
     maps = torch.softmax(query[:, None, None] * keys, dim=2)
@@ -110,10 +120,10 @@ class _Pooling(torch.autograd.Function):
     def forward(
         ctx: Any,
         query: Tensor,
-        tokens: Tensor,
+        tokens: Picked,
         weight: Tensor,
         bias: Tensor,
-        reference: Tensor | None,
+        reference: Picked | None,
         product: torch.dtype,
         learning: bool,
     ) -> tuple[Tensor, ...]:
@@ -123,27 +133,27 @@ class _Pooling(torch.autograd.Function):
         scores, values, sums = (query.new_empty(clips, frames, dim) for _ in range(3))
         referred = query.new_empty(referring, frames, dim)
         size = _chunk(tokens)
-        kept = learning and fits(tokens.numel() * query.element_size(), tokens.device)
-        keys = query.new_empty(clips if kept else size, frames, cells, dim)
+        kept = learning and fits(tokens.shape.numel() * query.element_size(), tokens.device)
+        shape = (clips if kept else size, frames, cells, dim)
+        keys = _lent(query, shape) if kept else query.new_empty(shape)
         work = query.new_empty(size, frames, cells, dim)
         for own, refers in _chunks(clips, referring, size):
-            x = work[: own.stop - own.start].copy_(tokens[own])
+            x = work[: own.stop - own.start].copy_(rows_of(tokens, own))
             p = keys[own] if kept else keys[: len(x)]
             _project(x, weight, product, p)
-            r = None if reference is None or refers is None else reference[refers].contiguous()
+            r = _reference(reference, refers)
             pooled = referred[refers] if refers else None
             _forward(p, bias, x, query[own], r, scores[own], values[own], sums[own], pooled)
-        ctx.product = product
+        ctx.product, ctx.tokens, ctx.reference = product, tokens, reference
         if learning:
-            ctx.save_for_backward(
-                query, tokens, weight, bias, reference, keys if kept else None, scores, values, sums
-            )
+            ctx.save_for_backward(query, weight, bias, keys if kept else None, scores, values, sums)
         return scores, values, sums, referred
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, tokens, weight, bias, reference, keys, scores, values, sums = ctx.saved_tensors
+        query, weight, bias, keys, scores, values, sums = ctx.saved_tensors
+        tokens, reference = ctx.tokens, ctx.reference
         d_scores, d_values, d_sums, d_referred = (g.contiguous() for g in gradients)
         clips, frames, cells, dim = tokens.shape
         size = _chunk(tokens)
@@ -152,9 +162,9 @@ class _Pooling(torch.autograd.Function):
         d_weight = torch.zeros_like(weight)
         again = query.new_empty(size if keys is None else 0, frames, cells, dim)
         for own, refers in _chunks(clips, len(d_referred), size):
-            x = work[: own.stop - own.start].copy_(tokens[own])
+            x = work[: own.stop - own.start].copy_(rows_of(tokens, own))
             d = d_projected[: len(x)]
-            r = None if refers is None else reference[refers].contiguous()
+            r = _reference(reference, refers)
             p = again[: len(x)] if keys is None else keys[own]
             if keys is None:
                 _project(x, weight, ctx.product, p)
@@ -192,7 +202,19 @@ def _project(tokens: Tensor, weight: Tensor, product: torch.dtype, out: Tensor) 
         out.copy_(tokens.to(product) @ weight.t().to(product))
 
 
-def _chunk(tokens: Tensor) -> int:
+def _reference(reference: Picked | None, some: slice | None) -> Tensor | None:
+    return None if reference is None or some is None else rows_of(reference, some).contiguous()
+
+
+def _lent(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return memory for keys; on a GPU, torch itself uses memory again."""
+    size = math.prod(shape) * like.element_size()
+    if like.device.type != "cpu" or size == 0:
+        return like.new_empty(shape)
+    return torch.from_numpy(_KEYS.lend(size)).view(like.dtype).view(shape)
+
+
+def _chunk(tokens: Picked) -> int:
     """Return how many clips are worked on at a time."""
     clips, frames, cells, _ = tokens.shape
     return max(1, min(clips, _TOKENS.get(tokens.device.type, 1 << 17) // (frames * cells)))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from avbench.learning.attention import attend, attend_with_maps
 from avbench.learning.classifiers import Classifier, LinearClassifier
+from avbench.learning.picked import Picked, tensor
 from avbench.types import Modality
 
 Activation = Literal["official", "paper"]
@@ -33,6 +34,8 @@ class Output(NamedTuple):
         spatial_entropy: Of `spatial`, in nats, (B, L, d); audio-visual only.
         spatial_cross_entropy: Of `spatial` relative to a reference, for the clips that have one,
             (E, L, d).
+        spatial_reference: Of a teacher, `spatial` of the clips that it keeps it of, to be given to
+            the student as reference, (E, L, S, d).
     """
 
     logits: Tensor
@@ -44,6 +47,7 @@ class Output(NamedTuple):
     temporal: Tensor | None = None
     spatial_entropy: Tensor | None = None
     spatial_cross_entropy: Tensor | None = None
+    spatial_reference: Picked | None = None
 
 
 class Pooled(NamedTuple):
@@ -59,6 +63,7 @@ class Pooled(NamedTuple):
     temporal: Tensor | None = None
     spatial_entropy: Tensor | None = None
     spatial_cross_entropy: Tensor | None = None
+    spatial_reference: Picked | None = None
 
 
 class AudioVisualNet(nn.Module):
@@ -110,10 +115,10 @@ class AudioVisualNet(nn.Module):
     def forward(
         self,
         audio: Tensor | None,
-        visual: Tensor | None,
+        visual: Tensor | Picked | None,
         *,
         maps: bool = False,
-        reference: Tensor | None = None,
+        reference: Tensor | Picked | None = None,
     ) -> Output:
         """Classify a batch.
 
@@ -129,10 +134,10 @@ class AudioVisualNet(nn.Module):
     def pool(
         self,
         audio: Tensor | None,
-        visual: Tensor | None,
+        visual: Tensor | Picked | None,
         *,
         maps: bool = False,
-        reference: Tensor | None = None,
+        reference: Tensor | Picked | None = None,
     ) -> Pooled:
         """Pool visual tokens: their mean, or audio-guided attention, per channel (Eq. 2 to 4).
 
@@ -148,7 +153,7 @@ class AudioVisualNet(nn.Module):
             return Pooled(None)
         assert visual is not None
         if self.modality == "visual":
-            return Pooled(visual.to(self.visual_proj.weight.dtype).mean(dim=1))
+            return Pooled(tensor(visual).to(self.visual_proj.weight.dtype).mean(dim=1))
         cells = visual.shape[1] // self.frames
         tokens = visual.view(len(visual), self.frames, cells, visual.shape[2])
         query = torch.tanh(self.attn_audio_proj(audio))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,10 +16,12 @@ from torch import Tensor
 from avbench.features.means import token_means
 from avbench.features.rows import Floats, Rows
 from avbench.features.store import FeatureStore
+from avbench.learning.lending import Lender
+from avbench.learning.picked import Picked
 from avbench.resources import memory_limit
 from avbench.types import AvbenchError, Modality, Residency
 
-Features = tuple[Tensor | None, Tensor | None]
+Features = tuple[Tensor | None, Picked | None]
 """Audio (n, d) and visual tokens (n, L * S, d) or their mean (n, 1, d), as stored; None where the
 modality excludes it."""
 
@@ -96,7 +97,7 @@ class Source:
     ) -> None:
         self.residency = residency
         self.device = device
-        self._columns = [None if column is None else _Lender(column, device) for column in of]
+        self._columns = [None if column is None else _Lent(column, device) for column in of]
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def read(self, rows: Rows) -> Features:
@@ -109,13 +110,12 @@ class Source:
             None if column is None else self._on_device(column.read(rows))
             for column in self._columns
         )
-        return audio, visual
+        return audio, None if visual is None else Picked(visual)
 
     def sweep(self, batches: Iterable[Rows]) -> Iterator[Features]:
         """Read batches in order; while one is used, a thread reads the next two.
 
-        Where they would take more than an eighth of the memory, it reads fewer, or none; and none
-        from memory to memory, which takes no time worth the room.
+        Where they would take more than an eighth of the memory, it reads fewer, or none.
 
         Args:
             batches: Rows of the store.
@@ -133,9 +133,7 @@ class Source:
                 batch.cancel()
 
     def _ahead(self, clips: int) -> int:
-        if self.residency == "ram" and self.device.type == "cpu":
-            return 0
-        size = clips * sum(lender.column.bytes for lender in self._columns if lender is not None)
+        size = clips * sum(lent.column.bytes for lent in self._columns if lent is not None)
         return min(_READ_AHEAD, memory_limit() // (8 * max(size, 1)))
 
     def _on_device(self, values: Floats) -> Tensor:
@@ -150,17 +148,23 @@ class Source:
         return copy
 
 
-class _OnDevice(Source):
-    """Hands out features that lie on the device already."""
+class _Held(Source):
+    """Hands out features that lie where they are used: nothing is copied before it is."""
 
     def __init__(
-        self, of: tuple[Column | None, Column | None], device: torch.device, rows: Rows
+        self,
+        of: tuple[Column | None, Column | None],
+        device: torch.device,
+        residency: Residency,
+        rows: Rows,
     ) -> None:
-        super().__init__(of, device, "device")
+        super().__init__(of, device, residency)
         self._rows = rows
-        self._held = [None if c is None else self._load(c, rows) for c in of]
+        self._audio, self._visual = (None if c is None else self._load(c, rows) for c in of)
 
     def _load(self, column: Column, rows: Rows) -> Tensor:
+        if self.device.type == "cpu":
+            return torch.from_numpy(column.read(rows, column.empty(len(rows))))
         dtype = torch.from_numpy(column.empty(0)).dtype
         held = torch.empty((len(rows), *column.shape), dtype=dtype, device=self.device)
         buffer = column.empty(_CHUNK)
@@ -172,41 +176,27 @@ class _OnDevice(Source):
         return held
 
     def read(self, rows: Rows) -> Features:
-        positions = torch.from_numpy(np.searchsorted(self._rows, rows)).to(self.device)
-        audio, visual = (None if held is None else held[positions] for held in self._held)
-        return audio, visual
+        positions = np.searchsorted(self._rows, rows)
+        audio, visual = (
+            None if held is None else Picked(held, positions)
+            for held in (self._audio, self._visual)
+        )
+        return None if audio is None else audio.read(), visual
 
     def sweep(self, batches: Iterable[Rows]) -> Iterator[Features]:
         return map(self.read, batches)
 
 
-class _Lender:
-    """Reads a column into memory that is used again when nobody refers to it any more.
-
-    New memory comes in pages that the system clears first, which takes as long as reading.
-    """
+class _Lent:
+    """Reads a column into memory that is used again."""
 
     def __init__(self, column: Column, device: torch.device) -> None:
         self.column = column
         self._pinned = device.type == "cuda"
-        self._free: deque[Floats] = deque()
+        self._lender = Lender(self._new)
 
     def read(self, rows: Rows) -> Floats:
-        lent = self._lend(len(rows))
-        return self.column.read(rows, lent)
-
-    def _lend(self, count: int) -> Floats:
-        memory = None
-        while self._free and memory is None:
-            memory = self._free.popleft()
-            if len(memory) < count:
-                memory = None  # too small for the batches of today: let it go
-        if memory is None:
-            memory = self._new(count)
-        lent = memory[:count]
-        # Tensors hold on to this very object, and graphs and views to their tensors.
-        weakref.finalize(lent, self._free.append, memory)
-        return lent
+        return self.column.read(rows, self._lender.lend(len(rows)))
 
     def _new(self, count: int) -> Floats:
         if not self._pinned:
@@ -249,8 +239,8 @@ def settle(
             f"a step's features take {size / 1e9:.1f} GB, more than the {there / 1e9:.1f} GB of"
             f" {asked}: choose another --residency"
         )
-    if asked == "device":
-        return _OnDevice(of, device, rows)
+    if asked == "device" or (asked == "ram" and device.type == "cpu"):
+        return _Held(of, device, asked, rows)
     if asked == "ram":
         audio, visual = (None if column is None else column.held(rows) for column in of)
         return Source((audio, visual), device, "ram")

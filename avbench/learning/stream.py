@@ -14,6 +14,7 @@ from torch import Tensor
 
 from avbench.features.store import FeatureStore
 from avbench.learning.memory import ExemplarMemory, Select
+from avbench.learning.picked import Picked
 from avbench.learning.residency import Features, Source, columns, settle
 from avbench.manifests.manifest import Manifest
 from avbench.types import AvbenchError, Modality, Residency, Split
@@ -33,7 +34,8 @@ class Batch(NamedTuple):
 
     Attributes:
         audio: (B, d) float32; None for a visual method.
-        visual: (B, L * S, d), as stored, in half precision; None for an audio method.
+        visual: (B, L * S, d), as stored, in half precision; None for an audio method. Read where
+            it lies: `visual.read()` is a tensor.
         labels: Class indices, (B,).
         current: How many rows, the first, belong to the current step; the others are exemplars.
         positions: Which clips these are: positions in the step's train clips, then in its
@@ -41,20 +43,10 @@ class Batch(NamedTuple):
     """
 
     audio: Tensor | None
-    visual: Tensor | None
+    visual: Picked | None
     labels: Tensor
     current: int
     positions: Rows = _NOWHERE
-
-    def followed_by(self, exemplars: Batch) -> Batch:
-        """Return this batch of the current step with exemplars after it."""
-        return Batch(
-            _cat(self.audio, exemplars.audio),
-            _cat(self.visual, exemplars.visual),
-            torch.cat([self.labels, exemplars.labels]),
-            self.current,
-            np.concatenate([self.positions, exemplars.positions]),
-        )
 
 
 @dataclass(frozen=True)
@@ -449,7 +441,3 @@ class TaskStream:
 def _scattered(rows: Rows) -> Rows:
     """Return rows in an order that is always the same and independent of class."""
     return np.random.Generator(np.random.PCG64(len(rows))).permutation(rows)
-
-
-def _cat(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    return None if first is None or second is None else torch.cat([first, second])

@@ -67,7 +67,13 @@ class Hoards(Honest):
 class HoardsTokens(Hoards):
     def learn(self, task):
         super().learn(task)
-        self.hoard = task.train.features(task.train.labels.argsort()[:3])[1].double()
+        self.hoard = task.train.features(task.train.labels.argsort()[:3])[1]
+
+
+class HoardsCopiedTokens(HoardsTokens):
+    def learn(self, task):
+        super().learn(task)
+        self.hoard = self.hoard.read().double()
 
 
 class DrawsElsewhere(Honest):
@@ -107,6 +113,7 @@ class NeedsTwoClasses(Honest):
         (ReadsWhatItSaysItDoesNot, "reads only D_t, memory and validation clips", "read visual"),
         (Hoards, "reads only D_t, memory and validation clips", "copies of 3 clips"),
         (HoardsTokens, "reads only D_t, memory and validation clips", "copies of 3 clips"),
+        (HoardsCopiedTokens, "reads only D_t, memory and validation clips", "copies of 3 clips"),
         (DrawsElsewhere, "same seed, same bytes", "differs in"),
         (Forgets, "resumes at any step with the same bytes", "differs in"),
         (

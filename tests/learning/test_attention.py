@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
 from avbench.learning import attention, kernel, residency
 from avbench.learning.attention import attend, attend_with_maps
+from avbench.learning.picked import Picked
 
 WAYS = {"double": torch.float64, "c": torch.float32, "torch": torch.float32}
 EXACT = {torch.float64: 1e-12, torch.float32: 1e-5}
@@ -89,7 +91,7 @@ def test_keys_are_kept_only_where_memory_allows(monkeypatch):
         monkeypatch.setattr(residency, "memory_limit", lambda: limit)
         out = attend(query.requires_grad_(), tokens, weight, bias)
         saved = out.values.grad_fn.saved_tensors
-        return [x.shape for x in saved if x is not None].count(tokens.shape) - 1  # but the tokens
+        return [x.shape for x in saved if x is not None].count(tokens.shape)
 
     assert (kept(4 * tokens.nbytes), kept(4 * tokens.nbytes - 1)) == (1, 0)
 
@@ -112,6 +114,38 @@ def test_half_precision_tokens_are_read_as_they_are(dtype):
     found = with_gradients(attend, query, halves, *others)
     expected = with_gradients(attend, query, halves.to(dtype), *others)
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("tokens_at_a_time", [1, 50, 10_000])
+def test_tokens_and_references_are_read_where_they_lie(dtype, tokens_at_a_time, monkeypatch):
+    monkeypatch.setitem(attention._TOKENS, "cpu", tokens_at_a_time)
+    query, tokens, weight, bias, reference = inputs(dtype)
+    rows, referred = np.array([6, 7, 2, 0, 9]), np.array([4, 1])
+    many, maps = (torch.full((10, *x.shape[1:]), 7, dtype=dtype) for x in (tokens, reference))
+    many[rows], maps[referred] = tokens, reference
+    found = with_gradients(attend, query, Picked(many, rows), weight, bias, Picked(maps, referred))
+    expected = with_gradients(attend, query, tokens, weight, bias, reference)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    one, other = (attend_with_maps(query, x, weight, bias) for x in (Picked(many, rows), tokens))
+    assert torch.equal(one.maps, other.maps)
+
+
+def test_graphs_that_live_side_by_side_do_not_share_keys(dtype):
+    """The memory of keys is used again, but not while a graph needs it."""
+    draws = [[x.clone() for x in inputs(dtype)] for _ in range(3)]
+    for number, (query, *_) in enumerate(draws):
+        query.mul_(0.5**number)
+    expected = [with_gradients(attend, *given) for given in draws]
+    outs = []
+    for query, tokens, *others in draws:
+        learned = [x.requires_grad_() for x in (query, *others[:2])]
+        out = attend(learned[0], tokens, *learned[1:], others[2])
+        outs.append((learned, [x for x in out[:4] if x is not None]))
+    for (learned, found), wanted in zip(outs, expected, strict=True):
+        generator = torch.Generator().manual_seed(1)
+        sum((x * torch.randn(x.shape, generator=generator).to(x)).sum() for x in found).backward()
+        gradients = [x.grad for x in learned]
+        assert all(torch.equal(*pair) for pair in zip(gradients, wanted[4:], strict=True))
 
 
 def test_without_gradients_nothing_changes(dtype):

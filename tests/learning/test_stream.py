@@ -65,7 +65,8 @@ def test_features_and_labels_belong_together(tiny, with_features, stream):
         positions = np.array([3, 0, 3])
         batch = task.train.batch(positions)
         np.testing.assert_array_equal(batch.audio, store.audio(_OPEN[task.train].rows[positions]))
-        np.testing.assert_array_equal(batch.visual, store.visual(_OPEN[task.train].rows[positions]))
+        tokens = batch.visual.read()
+        np.testing.assert_array_equal(tokens, store.visual(_OPEN[task.train].rows[positions]))
         classes = [int(store.clip_ids[row][1]) for row in _OPEN[task.train].rows[positions]]
         assert batch.labels.tolist() == classes
         assert batch.audio.dtype == torch.float32
@@ -217,7 +218,9 @@ def test_nothing_handed_out_leads_to_what_is_hidden(stream):
         labels = [_VALIDATION[task.val][1], tasks._manifest.class_indices[rows]]
         hidden = [rows, tasks._store_row[rows], _OPEN[clips].rows, _OPEN[task.train].rows, *labels]
         assert any(thing is task.train.labels for thing in reached(task, clips))
-        for thing in reached(task, clips, task.val.accuracy, task.remember):
+        batch = task.train.batch(np.array([1, 0]))
+        for thing in reached(task, clips, task.val.accuracy, task.remember, batch):
+            assert not isinstance(thing, torch.Tensor) or len(thing) == 2
             assert not isinstance(thing, FeatureStore | Manifest | ExemplarMemory | TaskStream)
             if isinstance(thing, np.ndarray):
                 assert not any(np.array_equal(thing, secret) for secret in hidden)

@@ -59,7 +59,8 @@ def test_lessons_are_what_the_teacher_says_of_the_batch(
         for one, other in zip(found.stages, live.stages, strict=True):
             close(one, other)
         if attention:
-            for name in ("spatial", "temporal", "spatial_entropy"):
+            close(found.spatial_reference.read(), live.spatial[batch.current :])
+            for name in ("temporal", "spatial_entropy"):
                 close(getattr(found, name), getattr(live, name)[batch.current :])
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from avbench.learning.losses import attention_distillation, attention_divergence
 from avbench.learning.method import Setup
 from avbench.learning.network import Output
+from avbench.learning.picked import Picked
 from avbench.learning.stream import Batch
 from reference_methods.avcil import (
     AVCIL,
@@ -52,6 +53,7 @@ def given(
     features = {name: tensor(record[f"{name}_l2"], dtype) for name in ("audio", "visual")}
     exemplars = slice(record["n_current"], None)
     student, teacher = said("logits", "new", **features), said("old_logits", "old", exemplars)
+    teacher = teacher._replace(spatial=None, spatial_reference=Picked(teacher.spatial))
     for name in ("logits", "audio", "visual", "spatial", "temporal"):
         getattr(student, name).requires_grad_()
 
@@ -60,7 +62,7 @@ def given(
         if reference is None:
             return out
         logs = student.spatial[exemplars].log()
-        return out._replace(spatial_cross_entropy=-(reference * logs).sum(dim=2))
+        return out._replace(spatial_cross_entropy=-(reference.read() * logs).sum(dim=2))
 
     method = method_class(method_class.Settings(**settings), setup())
     method.network = network

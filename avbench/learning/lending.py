@@ -1,0 +1,41 @@
+"""Memory that is used again.
+
+New memory comes in pages that the system clears first, which takes as long as reading features.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+class Lender:
+    """Lends memory, and lends it again when nobody refers to it any more.
+
+    Args:
+        new: Makes memory for so many rows.
+    """
+
+    def __init__(self, new: Callable[[int], Array]) -> None:
+        self._new = new
+        self._free: deque[Array] = deque()
+
+    def lend(self, count: int) -> Array:
+        """Return memory for so many rows, with anything in it."""
+        memory = None
+        while self._free and memory is None:
+            memory = self._free.popleft()
+            if len(memory) < count:
+                memory = None  # too small for the batches of today: let it go
+        if memory is None:
+            memory = self._new(count)
+        lent = memory[:count]
+        # Tensors hold on to this very object, and graphs and views to their tensors.
+        weakref.finalize(lent, self._free.append, memory)
+        return lent

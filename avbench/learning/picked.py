@@ -1,0 +1,72 @@
+"""Rows of a tensor that are read where they lie, when they are needed and a few at a time."""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Rows = npt.NDArray[np.int64]
+
+# Kept apart, so that no attribute of a batch leads to clips that are not in it.
+_HELD: WeakKeyDictionary[Picked, tuple[Tensor, Rows | None]] = WeakKeyDictionary()
+
+
+class Picked:
+    """Some rows of a tensor, such as the clips of a batch among all that lie in memory.
+
+    Attributes:
+        shape: As if the n rows were a tensor, (n, ...).
+        dtype: Of the numbers.
+        device: Where they are.
+
+    Args:
+        held: The tensor.
+        rows: Which of its rows, in which order, (n,); None for all, if nobody else needs it.
+    """
+
+    def __init__(self, held: Tensor, rows: Rows | None = None) -> None:
+        self.shape = torch.Size((len(held if rows is None else rows), *held.shape[1:]))
+        self.dtype, self.device = held.dtype, held.device
+        _HELD[self] = (held, rows)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, some: slice) -> Picked:
+        held, rows = _HELD[self]
+        return Picked(held[some]) if rows is None else Picked(held, rows[some])
+
+    def view(self, *shape: int) -> Picked:
+        """Return the rows in another shape, which begins with their number, as a tensor's."""
+        held, rows = _HELD[self]
+        return Picked(held.view(len(held), *shape[1:]), rows)
+
+    def read(self) -> Tensor:
+        """Return the rows as a tensor, (n, ...)."""
+        held, rows = _HELD[self]
+        return held if rows is None else _copied(held, rows)
+
+
+def rows_of(picked: Picked, some: slice) -> Tensor:
+    """Return some of the rows to be read at once: without a copy if they lie side by side."""
+    held, rows = _HELD[picked]
+    if rows is None:
+        return held[some]
+    rows = rows[some]
+    first = int(rows[0]) if len(rows) else 0
+    if np.array_equal(rows, np.arange(first, first + len(rows))):
+        return held[first : first + len(rows)]
+    return _copied(held, rows)
+
+
+def tensor(values: Tensor | Picked) -> Tensor:
+    """Return what is picked as a tensor, and a tensor as it is."""
+    return values.read() if isinstance(values, Picked) else values
+
+
+def _copied(held: Tensor, rows: Rows) -> Tensor:
+    return held[torch.from_numpy(rows).to(held.device)]

@@ -1,0 +1,63 @@
+"""Rows that are read where they lie."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+import torch
+
+from avbench.learning.lending import Lender
+from avbench.learning.picked import Picked, rows_of, tensor
+
+HELD = torch.arange(24.0).reshape(6, 4)
+
+
+@pytest.mark.parametrize("rows", [None, [], [2], [1, 2, 3], [4, 0, 0, 5], [0, 1, 2, 3, 4, 5]])
+def test_rows_are_those_of_a_tensor(rows):
+    picked = Picked(HELD, None if rows is None else np.array(rows, dtype=np.int64))
+    expected = HELD if rows is None else HELD[torch.tensor(rows, dtype=torch.long)]
+    assert (len(picked), picked.shape, picked.dtype) == (
+        len(expected),
+        expected.shape,
+        expected.dtype,
+    )
+    assert torch.equal(picked.read(), expected)
+    assert torch.equal(tensor(picked), expected)
+    assert torch.equal(picked.view(len(picked), 2, 2).read(), expected.view(-1, 2, 2))
+    for some in (slice(None), slice(1, 3), slice(2, 2), slice(3, 99)):
+        assert torch.equal(rows_of(picked, some), expected[some])
+        assert torch.equal(picked[some].read(), expected[some])
+        assert picked[some].shape == expected[some].shape
+
+
+def test_rows_side_by_side_are_not_copied():
+    picked = Picked(HELD, np.array([5, 2, 3, 3]))
+    for some, first in ((slice(0, 1), 5), (slice(1, 3), 2)):
+        assert rows_of(picked, some).data_ptr() == HELD[first].data_ptr()
+    assert rows_of(picked, slice(2, 4)).data_ptr() != HELD[3].data_ptr()
+
+
+def test_what_a_method_reads_is_its_own():
+    """All rows of what others read too are a copy, which may be changed."""
+    held = HELD.clone()
+    Picked(held, np.arange(6)).read().zero_()
+    assert torch.equal(held, HELD)
+    assert Picked(held).read() is held
+
+
+def test_memory_is_lent_again_when_nobody_refers_to_it():
+    made = []
+    lender = Lender(lambda count: made.append(count) or np.empty(count, np.uint8))
+    first, second = lender.lend(4), lender.lend(3)
+    assert made == [4, 3]
+    view = torch.from_numpy(first)[1:]
+    del first
+    gc.collect()
+    lender.lend(2)  # not what a view still refers to
+    assert made == [4, 3, 2]
+    del view, second
+    gc.collect()
+    kept = lender.lend(5)
+    assert (len(kept), made) == (5, [4, 3, 2, 5])
