@@ -170,6 +170,7 @@ def prepare(
       url:TEMPLATE        such as url:https://mirror/{youtube_id}_{start}.mp4
       archive:PATH        zip, tar, tar.gz, their parts, or a folder of them
       folder:DIR          videos, or clips already cut, in any sub-folder
+      render              the clips of toy-ci, drawn here
 
     \b
     Examples:

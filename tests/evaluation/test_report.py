@@ -129,12 +129,15 @@ def test_the_same_runs_make_the_same_bytes(runs, tmp_path):
 
 
 def test_one_seed_is_said_and_seeds_may_differ(runs, tmp_path):
-    one = copied(runs[1], tmp_path / "one")
-    record = json.loads((one / "result.json").read_text())
-    (one / "result.json").write_text(json.dumps(record | {"runs": record["runs"][:1]}))
-    (group,) = report([runs[2], one], tmp_path / "report")
-    assert group.rows[1].standing.endswith("(one seed)")
-    assert "one seed" not in group.rows[0].standing
+    one, bound = (copied(run, tmp_path / run.name) for run in (runs[1], runs[0]))
+    for run in (bound, one):
+        record = json.loads((run / "result.json").read_text())
+        (run / "result.json").write_text(json.dumps(record | {"runs": record["runs"][:1]}))
+    (group,) = report([runs[2], one, bound], tmp_path / "report")
+    standings = {row.label.split()[0]: row.standing for row in group.rows}
+    assert standings["finetune"].endswith("(one seed)")
+    assert "one seed" not in standings["avcil"]
+    assert standings["oracle"] == "bound"
     assert "says nothing of other seeds" in (tmp_path / "report" / "report.md").read_text()
     other = copied(runs[1], tmp_path / "other")
     for run in record["runs"]:
