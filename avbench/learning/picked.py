@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -13,6 +15,7 @@ Rows = npt.NDArray[np.int64]
 
 # Kept apart, so that no attribute of a batch leads to clips that are not in it.
 _HELD: WeakKeyDictionary[Picked, tuple[Tensor, Rows | None]] = WeakKeyDictionary()
+_UNREAD = "rows that are not read yet: .read() returns a tensor"
 
 
 class Picked:
@@ -37,6 +40,8 @@ class Picked:
         return self.shape[0]
 
     def __getitem__(self, some: slice) -> Picked:
+        if not isinstance(some, slice):  # nor be gone through one by one
+            raise TypeError(f"only slices can be taken of {_UNREAD}")
         held, rows = _HELD[self]
         return Picked(held[some]) if rows is None else Picked(held, rows[some])
 
@@ -50,6 +55,18 @@ class Picked:
         held, rows = _HELD[self]
         return held if rows is None else _copied(held, rows)
 
+    def __reduce__(self) -> tuple[type[Picked], tuple[Tensor]]:
+        return Picked, (self.read(),)  # a copy holds no clips but its own
+
+    if not TYPE_CHECKING:  # or every attribute would be one
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise AttributeError(f"no {name} of {_UNREAD}")
+
+    @classmethod
+    def __torch_function__(cls, function: Callable[..., Any], *_: object) -> NoReturn:
+        raise TypeError(f"no {function.__name__} of {_UNREAD}")
+
 
 def rows_of(picked: Picked, some: slice) -> Tensor:
     """Return some of the rows to be read at once: without a copy if they lie side by side."""
@@ -58,7 +75,9 @@ def rows_of(picked: Picked, some: slice) -> Tensor:
         return held[some]
     rows = rows[some]
     first = int(rows[0]) if len(rows) else 0
-    if np.array_equal(rows, np.arange(first, first + len(rows))):
+    # Of others, such as negative ones, a slice would be too short and raise nothing.
+    there = 0 <= first <= len(held) - len(rows)
+    if there and np.array_equal(rows, np.arange(first, first + len(rows))):
         return held[first : first + len(rows)]
     return _copied(held, rows)
 

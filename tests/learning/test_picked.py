@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 
 import numpy as np
 import pytest
@@ -37,6 +39,46 @@ def test_rows_side_by_side_are_not_copied():
     for some, first in ((slice(0, 1), 5), (slice(1, 3), 2)):
         assert rows_of(picked, some).data_ptr() == HELD[first].data_ptr()
     assert rows_of(picked, slice(2, 4)).data_ptr() != HELD[3].data_ptr()
+
+
+@pytest.mark.parametrize("rows", [[-1], [-2, -1], [4, -1]])
+def test_rows_are_counted_from_the_end_as_a_tensors_are(rows):
+    picked = Picked(HELD, np.array(rows))
+    assert torch.equal(rows_of(picked, slice(None)), HELD[rows])
+    with pytest.raises(IndexError):
+        rows_of(Picked(HELD, np.array([5, 6])), slice(None))
+
+
+@pytest.mark.parametrize("rows", [None, np.array([4, 0, 5])])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda picked: picked.float(),
+        lambda picked: picked.to("cpu"),
+        lambda picked: picked[0],
+        lambda picked: picked[:, 1],
+        lambda picked: picked[torch.tensor([0])],
+        list,
+        np.asarray,
+        lambda picked: torch.cat([HELD, picked]),
+        lambda picked: torch.nn.functional.linear(picked, HELD),
+    ],
+)
+def test_who_takes_them_for_a_tensor_is_told_how_to_read_them(rows, use):
+    with pytest.raises((AttributeError, TypeError), match=r"\.read\(\) returns a tensor"):
+        use(Picked(HELD, rows))
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
+)
+@pytest.mark.parametrize("rows", [None, np.array([4, 0, 5])])
+def test_a_copy_holds_its_own_rows(rows, copied):
+    picked = Picked(HELD, rows)
+    again = copied(picked)
+    assert again.shape == picked.shape
+    assert torch.equal(again.read(), picked.read())
+    assert rows is None or rows_of(again, slice(0, 1)).untyped_storage().nbytes() == 3 * 4 * 4
 
 
 def test_what_a_method_reads_is_its_own():
