@@ -28,14 +28,18 @@ class Lender:
 
     def lend(self, count: int) -> Array:
         """Return memory for so many rows, with anything in it."""
-        memory = None
-        while self._free and memory is None:
-            memory = self._free.popleft()
-            if len(memory) < count:
-                memory = None  # too small for the batches of today: let it go
+        memory = self._taken()
+        while memory is not None and len(memory) < count:
+            memory = self._taken()  # too small for the batches of today: let it go
         if memory is None:
             memory = self._new(count)
         lent = memory[:count]
         # Tensors hold on to this very object, and graphs and views to their tensors.
         weakref.finalize(lent, self._free.append, memory)
         return lent
+
+    def _taken(self) -> Array | None:
+        try:
+            return self._free.popleft()
+        except IndexError:  # not asked before: another thread may take the last
+            return None

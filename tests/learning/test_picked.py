@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+from collections import deque
 
 import numpy as np
 import pytest
@@ -103,3 +104,15 @@ def test_memory_is_lent_again_when_nobody_refers_to_it():
     gc.collect()
     kept = lender.lend(5)
     assert (len(kept), made) == (5, [4, 3, 2, 5])
+
+
+def test_another_thread_may_take_the_last_memory():
+    class Taken(deque):
+        """As it looks to a thread that is too late."""
+
+        def __len__(self):
+            return 1
+
+    lender = Lender(np.empty)
+    lender._free = Taken()
+    assert len(lender.lend(3)) == 3
