@@ -74,13 +74,15 @@ def attend(
         product: In which precision W x and its gradient are multiplied; None for that of W.
 
     Raises:
-        ValueError: If tokens ask for a gradient.
+        ValueError: If tokens or the reference ask for a gradient.
     """
     if isinstance(tokens, Tensor):
         if tokens.requires_grad:
             raise ValueError("no gradient reaches frozen tokens: ask for maps, or detach them")
         tokens = Picked(tokens)
     if isinstance(reference, Tensor):
+        if reference.requires_grad:
+            raise ValueError("no gradient reaches the reference: detach it")
         reference = Picked(reference)
     scores, values, sums, referred = _Pooling.apply(  # type: ignore[no-untyped-call]
         query, tokens, weight, bias, reference, product or weight.dtype, torch.is_grad_enabled()
@@ -128,7 +130,8 @@ class _Pooling(torch.autograd.Function):
         learning: bool,
     ) -> tuple[Tensor, ...]:
         clips, frames, cells, dim = tokens.shape
-        query = query.contiguous()
+        # Kernels know no other numbers, nor strides.
+        query, bias = query.contiguous(), bias.to(query.dtype).contiguous()
         referring = 0 if reference is None else len(reference)
         scores, values, sums = (query.new_empty(clips, frames, dim) for _ in range(3))
         referred = query.new_empty(referring, frames, dim)
@@ -141,7 +144,7 @@ class _Pooling(torch.autograd.Function):
             x = work[: own.stop - own.start].copy_(rows_of(tokens, own))
             p = keys[own] if kept else keys[: len(x)]
             _project(x, weight, product, p)
-            r = _reference(reference, refers)
+            r = _reference(reference, refers, x)
             pooled = referred[refers] if refers else None
             _forward(p, bias, x, query[own], r, scores[own], values[own], sums[own], pooled)
         ctx.product, ctx.tokens, ctx.reference = product, tokens, reference
@@ -164,7 +167,7 @@ class _Pooling(torch.autograd.Function):
         for own, refers in _chunks(clips, len(d_referred), size):
             x = work[: own.stop - own.start].copy_(rows_of(tokens, own))
             d = d_projected[: len(x)]
-            r = _reference(reference, refers)
+            r = _reference(reference, refers, x)
             p = again[: len(x)] if keys is None else keys[own]
             if keys is None:
                 _project(x, weight, ctx.product, p)
@@ -190,6 +193,9 @@ class _Pooling(torch.autograd.Function):
                 d_weight.addmm_(d.view(-1, dim).t(), x.view(-1, dim))
             else:
                 d_weight += d.view(-1, dim).t().to(ctx.product) @ x.view(-1, dim).to(ctx.product)
+        if not torch._C._autograd._get_current_graph_task_keep_graph():
+            # Unlike what is saved, it would stay as long as a loss does: clips of a whole step.
+            ctx.tokens = ctx.reference = None
         return d_query.sum(dim=1), None, d_weight, d_bias.sum(dim=(0, 1)), None, None, None
 
 
@@ -202,8 +208,10 @@ def _project(tokens: Tensor, weight: Tensor, product: torch.dtype, out: Tensor) 
         out.copy_(tokens.to(product) @ weight.t().to(product))
 
 
-def _reference(reference: Picked | None, some: slice | None) -> Tensor | None:
-    return None if reference is None or some is None else rows_of(reference, some).contiguous()
+def _reference(reference: Picked | None, some: slice | None, like: Tensor) -> Tensor | None:
+    if reference is None or some is None:
+        return None
+    return rows_of(reference, some).to(like.dtype).contiguous()
 
 
 def _lent(like: Tensor, shape: tuple[int, ...]) -> Tensor:

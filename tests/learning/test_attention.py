@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from functools import partial
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 
 from avbench.learning import attention, kernel, residency
 from avbench.learning.attention import attend, attend_with_maps
+from avbench.learning.lending import Lender
 from avbench.learning.picked import Picked
 
 WAYS = {"double": torch.float64, "c": torch.float32, "torch": torch.float32}
@@ -148,9 +151,50 @@ def test_graphs_that_live_side_by_side_do_not_share_keys(dtype):
         assert all(torch.equal(*pair) for pair in zip(gradients, wanted[4:], strict=True))
 
 
-def test_without_gradients_nothing_changes(dtype):
+def test_memory_of_keys_is_used_again(dtype, monkeypatch):
+    made = []
+    lender = Lender(lambda size: made.append(size) or np.empty(size, np.uint8))
+    monkeypatch.setattr(attention, "_KEYS", lender)
     given = inputs(dtype)
-    with torch.no_grad():
+    for _ in range(3):
+        with_gradients(attend, *given)
+    assert made == [given[1].nbytes]
+
+
+def test_a_graph_may_be_kept_and_then_lets_go_of_the_tokens(dtype):
+    query, tokens, weight, bias, reference = inputs(dtype)
+    picked = [Picked(tokens), Picked(reference)]
+    alive = [weakref.ref(each) for each in picked]
+    out = attend(query.requires_grad_(), picked[0], weight, bias, picked[1])
+    loss = sum(x.sum() for x in out[:4])
+    del picked, out
+    loss.backward(retain_graph=True)
+    once, query.grad = query.grad, None
+    gc.collect()
+    assert all(ref() is not None for ref in alive)
+    loss.backward()
+    assert torch.equal(query.grad, once)
+    gc.collect()
+    assert all(ref() is None for ref in alive)  # though the loss is still here
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
+def test_other_numbers_and_strides_than_kernels_read(dtype):
+    query, tokens, weight, bias, reference = inputs(dtype)
+    halves = reference.half()
+    strided = torch.stack([bias, bias], dim=1)[:, 0]
+    found = with_gradients(attend, query, tokens, weight, strided, halves)
+    expected = with_gradients(attend, query, tokens, weight, bias, halves.to(dtype))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    doubled = attend(query, tokens, weight, bias.double()).scores
+    assert torch.equal(doubled, attend(query, tokens, weight, bias).scores)
+
+
+def test_without_gradients_nothing_changes(dtype, monkeypatch):
+    given = inputs(dtype)
+    with torch.no_grad(), monkeypatch.context() as patch:
+        patch.setattr(attention, "_lent", None)  # keys are not kept
         found = attend(*given)
     expected = attend(given[0].requires_grad_(), *given[1:])
     assert expected.scores.requires_grad
@@ -193,6 +237,8 @@ def test_tokens_that_ask_for_a_gradient_are_refused():
     query, tokens, weight, bias, _ = inputs(torch.float64)
     with pytest.raises(ValueError, match="frozen tokens"):
         attend(query, tokens.requires_grad_(), weight, bias)
+    with pytest.raises(ValueError, match="the reference: detach"):
+        attend(query, tokens.detach(), weight, bias, tokens[:2])
 
 
 @pytest.fixture
