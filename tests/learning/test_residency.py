@@ -58,6 +58,14 @@ def test_on_a_device_that_is_none_of_the_cpu(store):
     same(found, store, rows, both)
 
 
+def test_in_memory_for_a_device_of_its_own(store, readable):
+    rows = np.array([3, 4, 60, 90])
+    held = [None if column is None else column.held(rows) for column in readable]
+    source = Source(tuple(held), CPU, "ram")
+    for some in (np.array([60, 3, 3, 90]), rows[:0]):
+        same(source.read(some), store, some, readable)
+
+
 def test_what_is_chosen_depends_on_what_fits(store, monkeypatch):
     both = columns(store, "audio-visual")
     size = 30 * (1 + 32) * 12 * 2
