@@ -47,16 +47,18 @@ class Picked:
 
     def view(self, *shape: int) -> Picked:
         """Return the rows in another shape, which begins with their number, as a tensor's."""
+        if shape[0] != len(self):
+            raise ValueError(f"only shapes that begin with {len(self)} are views of {_UNREAD}")
         held, rows = _HELD[self]
         return Picked(held.view(len(held), *shape[1:]), rows)
 
     def read(self) -> Tensor:
-        """Return the rows as a tensor, (n, ...)."""
+        """Return the rows as a tensor of their own, (n, ...), which may be changed."""
         held, rows = _HELD[self]
-        return held if rows is None else _copied(held, rows)
+        return held.clone() if rows is None else _copied(held, rows)
 
     def __reduce__(self) -> tuple[type[Picked], tuple[Tensor]]:
-        return Picked, (self.read(),)  # a copy holds no clips but its own
+        return Picked, (tensor(self),)  # a copy holds no clips but its own
 
     if not TYPE_CHECKING:  # or every attribute would be one
 
@@ -83,8 +85,11 @@ def rows_of(picked: Picked, some: slice) -> Tensor:
 
 
 def tensor(values: Tensor | Picked) -> Tensor:
-    """Return what is picked as a tensor, and a tensor as it is."""
-    return values.read() if isinstance(values, Picked) else values
+    """Return what is picked as a tensor, which must not be changed, and a tensor as it is."""
+    if isinstance(values, Tensor):
+        return values
+    held, rows = _HELD[values]
+    return held if rows is None else _copied(held, rows)
 
 
 def _copied(held: Tensor, rows: Rows) -> Tensor:

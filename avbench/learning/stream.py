@@ -101,8 +101,8 @@ class Clips:
             positions: Which clips, from 0.
 
         Returns:
-            Audio (n, d) float32 and visual (n, L * S, d) as stored, in half precision; None where
-            the modality excludes it.
+            Audio (n, d) float32 and visual (n, L * S, d) as stored, in half precision, as in
+            `Batch`; None where the modality excludes it.
 
         Raises:
             ProtocolError: If what these clips were handed out for is over.

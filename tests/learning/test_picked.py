@@ -82,12 +82,20 @@ def test_a_copy_holds_its_own_rows(rows, copied):
     assert rows is None or rows_of(again, slice(0, 1)).untyped_storage().nbytes() == 3 * 4 * 4
 
 
-def test_what_a_method_reads_is_its_own():
-    """All rows of what others read too are a copy, which may be changed."""
+@pytest.mark.parametrize("rows", [None, np.arange(6)])
+def test_what_a_method_reads_is_its_own(rows):
+    """Where features lie must not show, whatever a method does to what it read."""
     held = HELD.clone()
-    Picked(held, np.arange(6)).read().zero_()
+    picked = Picked(held, rows)
+    picked.read().zero_()
     assert torch.equal(held, HELD)
-    assert Picked(held).read() is held
+    assert (tensor(picked) is held) == (rows is None)
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 2), (-1, 4), (12, 2)])
+def test_a_view_has_as_many_rows(shape):
+    with pytest.raises(ValueError, match="shapes that begin with 6"):
+        Picked(HELD).view(*shape)
 
 
 def test_memory_is_lent_again_when_nobody_refers_to_it():

@@ -81,7 +81,7 @@ def test_batches_that_are_still_used_are_not_overwritten(store):
     source = Source(columns(store, "audio-visual"), CPU, "disk")
     rows = [np.array([n, n + 1]) for n in range(0, 60, 2)]
     kept = [(r, *features) for r, features in zip(rows, source.sweep(rows), strict=True)]
-    views = [visual.read()[1:, 3] for _, visual in source.sweep(rows)]
+    views = [tensor(visual)[1:, 3] for _, visual in source.sweep(rows)]
     weight = torch.ones(12, requires_grad=True)
     graphs = [(visual.read().float() * weight).sum() for _, visual in source.sweep(rows)]
     for r, audio, visual in kept:
