@@ -177,7 +177,8 @@ class GradientMethod(ABC):
 
         Args:
             batch: B clips, of them E exemplars.
-            attention: Whether to return attention, too; of the E exemplars alone.
+            attention: Whether to return attention, too; of the E exemplars alone, the spatial one
+                as `spatial_reference`.
         """
         assert self.teacher is not None
         assert self.lessons is not None

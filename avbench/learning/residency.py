@@ -228,7 +228,7 @@ def settle(
     """
     rows = np.unique(rows)
     size = len(rows) * sum(column.bytes for column in of if column is not None)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    free = _free(device) if device.type == "cuda" else 0
     if asked is None:
         asked = "device" if size <= free / 2 else "ram" if size <= memory_limit() / 4 else "disk"
     if asked == "device" and device.type == "cpu":
@@ -251,6 +251,13 @@ def fits(size: int, device: torch.device) -> bool:
     """Whether so many bytes take at most a quarter of a device's memory, or this process's."""
     on_gpu = device.type == "cuda"
     return size <= (torch.cuda.mem_get_info(device)[1] if on_gpu else memory_limit()) / 4
+
+
+def _free(device: torch.device) -> int:
+    """Return how many bytes torch may still have of a GPU."""
+    # What an earlier step needed is kept by torch, and taken by all who ask the driver.
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0] + kept)
 
 
 @cache

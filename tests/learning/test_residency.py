@@ -77,6 +77,18 @@ def test_what_is_chosen_depends_on_what_fits(store, monkeypatch):
         settle(both, np.arange(30), CPU, "ram")
 
 
+def test_what_torch_keeps_of_a_gpu_is_free_for_the_next_step(store, monkeypatch):
+    both = columns(store, "audio-visual")
+    size = 30 * (1 + 32) * 12 * 2
+    monkeypatch.setattr(module, "_Held", lambda of, device, residency, rows: residency)
+    monkeypatch.setattr(module, "Source", lambda of, device, residency: residency)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (size // 2, 9 * size))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3 * size)
+    for used, expected in ((3 * size // 2, "device"), (3 * size // 2 + 1, "ram")):
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device, used=used: used)
+        assert settle(both, np.arange(30), torch.device("cuda")) == expected
+
+
 def test_batches_that_are_still_used_are_not_overwritten(store):
     source = Source(columns(store, "audio-visual"), CPU, "disk")
     rows = [np.array([n, n + 1]) for n in range(0, 60, 2)]
