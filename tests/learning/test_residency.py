@@ -48,10 +48,17 @@ def test_the_same_features_wherever_they_lie(store, readable, asked):
         same(found, store, rows, readable)
 
 
-def test_on_a_device_that_is_none_of_the_cpu(store):
+class Elsewhere(str):
+    """A CPU's memory, taken for that of another device."""
+
+    type = "elsewhere"
+
+
+def test_on_a_device_that_is_none_of_the_cpu(store, monkeypatch):
     """The way of a GPU, without one: all is there before it is asked for."""
+    monkeypatch.setattr(module, "_CHUNK", 16)
     both = columns(store, "audio-visual")
-    source = module._Held(both, torch.device("cpu"), "device", np.arange(0, 120, 3))
+    source = module._Held(both, Elsewhere("cpu"), "device", np.arange(0, 120, 3))
     rows = np.array([30, 0, 117])
     same(source.read(rows), store, rows, both)
     (found,) = source.sweep([rows])
