@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -26,11 +24,6 @@ from avbench.learning.attention import Attended, attend, attend_with_maps
 from benchmarks import timing
 
 FRAMES, CELLS, DIM = 8, 196, 768
-TUNED = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "100000000000",
-    "MALLOC_TOP_PAD_": "1073741824",
-}
 
 
 def definition(
@@ -128,8 +121,7 @@ def print_gpu(clips: int, runs: int) -> None:
 def print_peak(clips: int, name: str) -> None:
     """Print how much memory a way takes beside its input, in MB a clip."""
     way = ways(clips)[name]
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    before = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    before = timing.held_mb()
     way()
     print(f"{(timing.peak_mb() - before) / clips:.1f}")
 
@@ -155,7 +147,7 @@ def main() -> None:
     given = ["--clips", str(options.clips), "--runs", str(options.runs)]
     header = ["way", "CPU, ms a clip", "CPU, times less", "wall, times less", "peak, MB a clip"]
     print(f"{options.clips} clips, {torch.get_num_threads()} thread(s)\n")
-    for allocator, environment in (("as it comes", {}), ("tuned", TUNED)):
+    for allocator, environment in (("as it comes", {}), ("tuned", timing.TUNED)):
         found = timing.alone("benchmarks.attention", "--times", *given, environment=environment)
         rows = [line.split("|") for line in found.splitlines()]
         for row in rows:

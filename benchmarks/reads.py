@@ -26,11 +26,6 @@ from benchmarks import timing
 from benchmarks.synthetic import table_benchmark, write_store
 
 READERS = 8
-TUNED = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "100000000000",
-    "MALLOC_TOP_PAD_": "1073741824",
-}
 
 
 def forget(*paths: Path) -> None:
@@ -137,7 +132,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             measure(Path(folder), clips, batch, runs)
         return
-    for allocator, environment in (("shipped", {}), ("tuned", TUNED)):
+    for allocator, environment in (("shipped", {}), ("tuned", timing.TUNED)):
         given = ["--one", "--clips", str(clips), "--runs", str(runs)]
         given += ["--quick"] * options.quick
         given += ["--folder", str(options.folder)] if options.folder else []

@@ -16,6 +16,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+# The C library's allocator as one that gives no memory back to the system.
+TUNED = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "100000000000",
+    "MALLOC_TOP_PAD_": "1073741824",
+}
+
 
 class Sample(NamedTuple):
     """The time of one run.

@@ -41,14 +41,7 @@ from avbench.manifests.benchmark import Benchmark
 from avbench.types import Modality
 from benchmarks import plain, timing
 
-ALLOCATORS = {
-    "tuned": {
-        "MALLOC_MMAP_MAX_": "0",
-        "MALLOC_TRIM_THRESHOLD_": "100000000000",
-        "MALLOC_TOP_PAD_": "1073741824",
-    },
-    "shipped": {},
-}
+ALLOCATORS = {"tuned": timing.TUNED, "shipped": {}}
 CLASSES, PER_STEP = 4, 2
 # New clips and exemplars a batch, to measure time by; memory by the paper's.
 PAPER = (256, 128)
