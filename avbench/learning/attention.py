@@ -74,7 +74,7 @@ def attend(
         product: In which precision W x and its gradient are multiplied; None for that of W.
 
     Raises:
-        ValueError: If tokens or the reference ask for a gradient.
+        ValueError: If tokens or the reference ask for a gradient, or shapes do not fit.
     """
     if isinstance(tokens, Tensor):
         if tokens.requires_grad:
@@ -84,6 +84,14 @@ def attend(
         if reference.requires_grad:
             raise ValueError("no gradient reaches the reference: detach it")
         reference = Picked(reference)
+    # Kernels would read what lies behind too short an array.
+    clips, *of_clip = tokens.shape
+    if query.shape != (clips, of_clip[-1]) or bias.shape != (of_clip[-1],):
+        raise ValueError(f"query {tuple(query.shape)} or bias {tuple(bias.shape)} of other tokens")
+    if reference is not None and (len(reference) > clips or [*reference.shape[1:]] != of_clip):
+        raise ValueError(
+            f"reference {tuple(reference.shape)} of other tokens than {tuple(tokens.shape)}"
+        )
     scores, values, sums, referred = _Pooling.apply(  # type: ignore[no-untyped-call]
         query, tokens, weight, bias, reference, product or weight.dtype, torch.is_grad_enabled()
     )

@@ -233,6 +233,18 @@ def test_threads_change_no_bit():
     assert torch.equal(*found)
 
 
+def test_shapes_that_do_not_fit_are_refused(dtype):
+    query, tokens, weight, bias, reference = inputs(dtype)
+    for wrong in (query[:1], query[:, :-1]):
+        with pytest.raises(ValueError, match="query"):
+            attend(wrong, tokens, weight, bias)
+    with pytest.raises(ValueError, match="bias"):
+        attend(query, tokens, weight, bias[:-1])
+    for other in (reference[:, :, 1:], torch.cat([reference] * 3)):
+        with pytest.raises(ValueError, match="reference"):
+            attend(query, tokens, weight, bias, other)
+
+
 def test_tokens_that_ask_for_a_gradient_are_refused():
     query, tokens, weight, bias, _ = inputs(torch.float64)
     with pytest.raises(ValueError, match="frozen tokens"):
