@@ -141,7 +141,8 @@ class _Subject:
             capacity,
             seed=0,
             device=torch.device("cpu"),
-            residency="disk",  # where all reading is seen
+            # From disk all reading is seen.
+            residency="disk" if isinstance(world.store, _Watched) else None,
         )
         run.write(folder, self.name, silent)
         return folder
@@ -394,7 +395,8 @@ def _arrays(thing: Any, seen: set[int]) -> Iterable[npt.NDArray[Any]]:
         return
     seen.add(id(thing))
     if isinstance(thing, torch.Tensor | Picked):
-        yield tensor(thing).detach().cpu().numpy()
+        found = tensor(thing).detach().cpu()
+        yield (found.float() if found.dtype == torch.bfloat16 else found).numpy()
     elif isinstance(thing, np.ndarray):
         yield thing
     elif isinstance(thing, Mapping):

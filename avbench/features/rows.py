@@ -11,7 +11,7 @@ import io
 import os
 import weakref
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from pathlib import Path
 from threading import Barrier
@@ -103,6 +103,7 @@ class RowReader:
                 read(rows, runs, content)
             else:
                 jobs = [_pool().submit(read, rows, runs[i::shares], content) for i in range(shares)]
+                wait(jobs)  # none may still write when an error is told
                 for job in jobs:
                     job.result()
         except OSError as error:

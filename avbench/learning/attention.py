@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from avbench.learning import kernel
 from avbench.learning.lending import Lender
-from avbench.learning.picked import Picked, rows_of, tensor
+from avbench.learning.picked import Picked, parts_of, rows_of, tensor
 from avbench.learning.residency import fits
 
 # Tokens worked on at a time: few enough for a processor's cache, enough to fill a GPU.
@@ -155,16 +155,21 @@ class _Pooling(torch.autograd.Function):
             r = _reference(reference, refers, x)
             pooled = referred[refers] if refers else None
             _forward(p, bias, x, query[own], r, scores[own], values[own], sums[own], pooled)
-        ctx.product, ctx.tokens, ctx.reference = product, tokens, reference
         if learning:
-            ctx.save_for_backward(query, weight, bias, keys if kept else None, scores, values, sums)
+            ctx.product = product
+            # Apart, so that autograd lets go of them, and sees if somebody changes them.
+            held, ctx.rows = parts_of(tokens)
+            maps, ctx.maps_rows = (None, None) if reference is None else parts_of(reference)
+            kept_keys = keys if kept else None
+            ctx.save_for_backward(query, held, weight, bias, maps, kept_keys, scores, values, sums)
         return scores, values, sums, referred
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, weight, bias, keys, scores, values, sums = ctx.saved_tensors
-        tokens, reference = ctx.tokens, ctx.reference
+        query, held, weight, bias, maps, keys, scores, values, sums = ctx.saved_tensors
+        tokens = Picked(held, ctx.rows)
+        reference = None if maps is None else Picked(maps, ctx.maps_rows)
         d_scores, d_values, d_sums, d_referred = (g.contiguous() for g in gradients)
         clips, frames, cells, dim = tokens.shape
         size = _chunk(tokens)
@@ -201,9 +206,6 @@ class _Pooling(torch.autograd.Function):
                 d_weight.addmm_(d.view(-1, dim).t(), x.view(-1, dim))
             else:
                 d_weight += d.view(-1, dim).t().to(ctx.product) @ x.view(-1, dim).to(ctx.product)
-        if not torch._C._autograd._get_current_graph_task_keep_graph():
-            # Unlike what is saved, it would stay as long as a loss does: clips of a whole step.
-            ctx.tokens = ctx.reference = None
         return d_query.sum(dim=1), None, d_weight, d_bias.sum(dim=(0, 1)), None, None, None
 
 
@@ -228,6 +230,11 @@ def _lent(like: Tensor, shape: tuple[int, ...]) -> Tensor:
     if like.device.type != "cpu" or size == 0:
         return like.new_empty(shape)
     return torch.from_numpy(_KEYS.lend(size)).view(like.dtype).view(shape)
+
+
+def forget_keys() -> None:
+    """Give back the memory that is kept for keys."""
+    _KEYS.forget()
 
 
 def _chunk(tokens: Picked) -> int:

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from avbench.learning.attention import forget_keys
 from avbench.learning.checkpoint import Training
 from avbench.learning.classifiers import Classifier, LinearClassifier
 from avbench.learning.losses import Variant
@@ -260,7 +261,8 @@ class GradientMethod(ABC):
         if training.best is not None:
             self.network.load_state_dict(training.best)
             self.ready(task)
-        self.lessons = None  # its memory is needed no more
+        self.lessons = None  # its memory is needed no more, nor that of keys
+        forget_keys()
         self.finish(task)
 
     def predict(self, clips: Clips) -> npt.NDArray[np.int64]:

@@ -28,15 +28,23 @@ class Lender:
 
     def lend(self, count: int) -> Array:
         """Return memory for so many rows, with anything in it."""
+        small = []
         memory = self._taken()
         while memory is not None and len(memory) < count:
-            memory = self._taken()  # too small for the batches of today: let it go
+            small.append(memory)
+            memory = self._taken()
         if memory is None:
-            memory = self._new(count)
+            memory = self._new(count)  # the small go: batches have grown
+        else:
+            self._free.extend(small)
         lent = memory[:count]
         # Tensors hold on to this very object, and graphs and views to their tensors.
         weakref.finalize(lent, self._free.append, memory)
         return lent
+
+    def forget(self) -> None:
+        """Let go of all memory that is not lent."""
+        self._free.clear()
 
     def _taken(self) -> Array | None:
         try:

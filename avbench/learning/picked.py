@@ -70,6 +70,11 @@ class Picked:
         raise TypeError(f"no {function.__name__} of {_UNREAD}")
 
 
+def parts_of(picked: Picked) -> tuple[Tensor, Rows | None]:
+    """Return the tensor and which of its rows these are, as `Picked` takes them."""
+    return _HELD[picked]
+
+
 def rows_of(picked: Picked, some: slice) -> Tensor:
     """Return some of the rows to be read at once: without a copy if they lie side by side."""
     held, rows = _HELD[picked]
@@ -93,4 +98,7 @@ def tensor(values: Tensor | Picked) -> Tensor:
 
 
 def _copied(held: Tensor, rows: Rows) -> Tensor:
-    return held[torch.from_numpy(rows).to(held.device)]
+    index = torch.from_numpy(rows)
+    if held.is_cuda:
+        index = index.pin_memory()  # or the copy would wait for all that the GPU has to do
+    return held[index.to(held.device, non_blocking=True)]

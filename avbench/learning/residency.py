@@ -148,7 +148,7 @@ class Source:
         return copy
 
 
-class _Held(Source):
+class _Resident(Source):
     """Hands out features that lie where they are used: nothing is copied before it is."""
 
     def __init__(
@@ -240,7 +240,7 @@ def settle(
             f" {asked}: choose another --residency"
         )
     if asked == "device" or (asked == "ram" and device.type == "cpu"):
-        return _Held(of, device, asked, rows)
+        return _Resident(of, device, asked, rows)
     if asked == "ram":
         audio, visual = (None if column is None else column.held(rows) for column in of)
         return Source((audio, visual), device, "ram")
@@ -248,9 +248,8 @@ def settle(
 
 
 def fits(size: int, device: torch.device) -> bool:
-    """Whether so many bytes take at most a quarter of a device's memory, or this process's."""
-    on_gpu = device.type == "cuda"
-    return size <= (torch.cuda.mem_get_info(device)[1] if on_gpu else memory_limit()) / 4
+    """Whether so many bytes take at most a quarter of what is free of a GPU, or of the memory."""
+    return size <= (_free(device) if device.type == "cuda" else memory_limit()) / 4
 
 
 def _free(device: torch.device) -> int:

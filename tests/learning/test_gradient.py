@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any, Literal
@@ -11,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from avbench.learning import gradient
+from avbench.learning import attention, gradient
 from avbench.learning.gradient import GradientSettings, shuffled
+from avbench.learning.lending import Lender
 from avbench.learning.memory import ExemplarMemory
 from avbench.learning.method import Setup, resolve_settings
 from avbench.learning.network import AudioVisualNet
@@ -98,6 +101,17 @@ def test_without_any_hit_the_last_epoch_is_kept(tasks):
     method.script = (0.0, 0.0, 0.0, 0.0)
     method.learn(next(tasks()))
     assert equal(method.state(), method.after[-1])
+
+
+def test_memory_of_keys_is_kept_for_a_step_and_no_longer(tasks, monkeypatch):
+    made = []
+    lender = Lender(lambda size: made.append(weakref.ref(new := np.empty(size, np.uint8))) or new)
+    monkeypatch.setattr(attention, "_KEYS", lender)
+    method = FineTuning(GradientSettings(epochs=2, batch_size=8), setup())
+    method.learn(next(tasks()))
+    gc.collect()
+    (keys,) = made
+    assert keys() is None
 
 
 def test_the_oracle_begins_anew(tasks):

@@ -114,6 +114,20 @@ def test_memory_is_lent_again_when_nobody_refers_to_it():
     assert (len(kept), made) == (5, [4, 3, 2, 5])
 
 
+def test_memory_for_large_and_small_batches_by_turns_is_made_once():
+    made = []
+    lender = Lender(lambda count: made.append(count) or np.empty(count, np.uint8))
+    for count in (2, 5, 2, 5, 2):
+        both = lender.lend(count), lender.lend(7 - count)
+        assert [len(lent) for lent in both] == [count, 7 - count]
+        del both
+        gc.collect()
+    assert sorted(made) in ([2, 5], [2, 5, 5])
+    lender.forget()
+    lender.lend(1)
+    assert made[-1] == 1
+
+
 def test_another_thread_may_take_the_last_memory():
     class Taken(deque):
         """As it looks to a thread that is too late."""

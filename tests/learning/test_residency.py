@@ -58,7 +58,7 @@ def test_on_a_device_that_is_none_of_the_cpu(store, monkeypatch):
     """The way of a GPU, without one: all is there before it is asked for."""
     monkeypatch.setattr(module, "_CHUNK", 16)
     both = columns(store, "audio-visual")
-    source = module._Held(both, Elsewhere("cpu"), "device", np.arange(0, 120, 3))
+    source = module._Resident(both, Elsewhere("cpu"), "device", np.arange(0, 120, 3))
     rows = np.array([30, 0, 117])
     same(source.read(rows), store, rows, both)
     (found,) = source.sweep([rows])
@@ -87,7 +87,7 @@ def test_what_is_chosen_depends_on_what_fits(store, monkeypatch):
 def test_what_torch_keeps_of_a_gpu_is_free_for_the_next_step(store, monkeypatch):
     both = columns(store, "audio-visual")
     size = 30 * (1 + 32) * 12 * 2
-    monkeypatch.setattr(module, "_Held", lambda of, device, residency, rows: residency)
+    monkeypatch.setattr(module, "_Resident", lambda of, device, residency, rows: residency)
     monkeypatch.setattr(module, "Source", lambda of, device, residency: residency)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (size // 2, 9 * size))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3 * size)
