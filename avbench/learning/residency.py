@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -192,18 +192,17 @@ class _Lent:
 
     def __init__(self, column: Column, device: torch.device) -> None:
         self.column = column
-        self._pinned = device.type == "cuda"
-        self._lender = Lender(self._new)
+        # No method of this: a cycle would keep the memory of a step for the steps to come.
+        self._lender = Lender(partial(_pinned, column) if device.type == "cuda" else column.empty)
 
     def read(self, rows: Rows) -> Floats:
         return self.column.read(rows, self._lender.lend(len(rows)))
 
-    def _new(self, count: int) -> Floats:
-        if not self._pinned:
-            return self.column.empty(count)
-        like = torch.from_numpy(self.column.empty(0))
-        pinned = torch.empty((count, *self.column.shape), dtype=like.dtype, pin_memory=True)
-        return np.asarray(pinned.numpy())
+
+def _pinned(column: Column, count: int) -> Floats:
+    like = torch.from_numpy(column.empty(0))
+    pinned = torch.empty((count, *column.shape), dtype=like.dtype, pin_memory=True)
+    return np.asarray(pinned.numpy())
 
 
 def settle(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -115,8 +116,8 @@ def test_batches_that_are_still_used_are_not_overwritten(store):
 
 def test_memory_of_batches_is_used_again(store, monkeypatch):
     made = []
-    new = module._Lent._new
-    monkeypatch.setattr(module._Lent, "_new", lambda *given: made.append(1) or new(*given))
+    new = module.Column.empty
+    monkeypatch.setattr(module.Column, "empty", lambda *given: made.append(1) or new(*given))
     source = Source(columns(store, "visual"), CPU, "disk")
     for start in range(0, 100, 10):
         _, visual = source.read(np.arange(start, start + 10 - start // 50))
@@ -124,6 +125,30 @@ def test_memory_of_batches_is_used_again(store, monkeypatch):
         del visual
         gc.collect()
     assert len(made) == 1
+
+
+@pytest.mark.parametrize("asked", ["ram", "disk"])
+def test_memory_goes_at_once_with_what_read_it(store, asked, monkeypatch):
+    """Without the collector of cycles, or two steps would need memory at the same time."""
+    made = []
+    new = module.Column.empty
+
+    def empty(column, count):
+        memory = new(column, count)
+        made.append(weakref.ref(memory))
+        return memory
+
+    monkeypatch.setattr(module.Column, "empty", empty)
+    gc.collect()
+    gc.disable()
+    try:
+        source = settle(columns(store, "audio-visual"), np.arange(30), CPU, asked)
+        batch = source.read(np.array([3, 1]))
+        assert len(made) == 2
+        del batch, source
+        assert not [memory for memory in made if memory() is not None]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(("limit", "ahead"), [(16 * 24, 2), (16 * 24 - 1, 1), (8 * 24 - 1, 0)])
