@@ -240,7 +240,8 @@ def forget_keys() -> None:
 def _chunk(tokens: Picked) -> int:
     """Return how many clips are worked on at a time."""
     clips, frames, cells, _ = tokens.shape
-    return max(1, min(clips, _TOKENS.get(tokens.device.type, 1 << 17) // (frames * cells)))
+    most = _TOKENS["cpu" if tokens.device.type == "cpu" else "cuda"]
+    return max(1, min(clips, most // (frames * cells)))
 
 
 def _chunks(clips: int, referring: int, size: int) -> Iterator[tuple[slice, slice | None]]:

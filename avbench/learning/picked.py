@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Rows = npt.NDArray[np.int64]
+from avbench.features.rows import Rows
 
 # Kept apart, so that no attribute of a batch leads to clips that are not in it.
 _HELD: WeakKeyDictionary[Picked, tuple[Tensor, Rows | None]] = WeakKeyDictionary()
