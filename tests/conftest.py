@@ -9,20 +9,22 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from click.testing import Result
 from torch import Tensor
 
 from avbench.features import store
 from avbench.learning.classifiers import LinearClassifier, LocalSimilarityClassifier
 from avbench.learning.network import AudioVisualNet
 from avbench.manifests.benchmark import Benchmark
+from tests.helpers.cli import run_apart, run_here
 
 GOLDEN = Path(os.environ.get("AVBENCH_GOLDEN", Path(__file__).parent / "golden"))
 
@@ -151,22 +153,23 @@ def with_features() -> Callable[..., store.FeatureStore]:
 
 
 @pytest.fixture
-def avbench(tmp_path):
+def avbench(tmp_path: Path) -> Callable[..., Result]:
     """Run avbench in an empty folder with an empty home."""
+    return partial(_with_home, run_here, tmp_path)
 
-    def run(*arguments, expect=0, env=None, **options):
-        result = subprocess.run(
-            [Path(sys.executable).with_name("avbench"), *arguments],
-            cwd=tmp_path,
-            env=os.environ | {"AVBENCH_HOME": str(tmp_path / "home")} | (env or {}),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-            **options,
-        )
-        assert result.returncode == expect, result.stderr
-        assert "Traceback" not in result.stderr
-        return result
 
-    return run
+@pytest.fixture
+def avbench_apart(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The same in a process of its own, for what only a process shows."""
+    return partial(_with_home, run_apart, tmp_path)
+
+
+def _with_home(
+    run: Callable[..., Any],
+    folder: Path,
+    *arguments: object,
+    env: dict[str, str] | None = None,
+    **options: Any,
+) -> Any:
+    home = {"AVBENCH_HOME": str(folder / "home")}
+    return run(*arguments, folder=folder, env=home | (env or {}), **options)

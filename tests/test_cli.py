@@ -13,13 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-AVBENCH = Path(sys.executable).with_name("avbench")
-
-
-def one_line(result) -> str:
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
-    return lines[0]
+from tests.helpers.cli import AVBENCH, one_line
 
 
 def imported(*arguments: str) -> set[str]:
@@ -244,7 +238,9 @@ def test_a_variant_is_prepared_as_its_benchmark(avbench, tiny, tmp_path):
     assert [path.name for path in (tmp_path / "home").iterdir()] == ["tiny"]
 
 
-def test_a_disk_that_fills_up_during_a_run_is_one_line(avbench, tiny, with_features, tmp_path):
+def test_a_disk_that_fills_up_during_a_run_is_one_line(
+    avbench_apart, tiny, with_features, tmp_path
+):
     import signal
 
     def limit():
@@ -254,7 +250,8 @@ def test_a_disk_that_fills_up_during_a_run_is_one_line(avbench, tiny, with_featu
     with_features(tiny())
     command = ["evaluate", "--method", "finetune", "--benchmark", "tiny.toml", "--seeds", "0"]
     home = {"AVBENCH_HOME": os.environ["AVBENCH_HOME"]}
-    result = avbench(*command, "--set", "epochs=1", expect=1, env=home, preexec_fn=limit)
+    options = ("--set", "epochs=1")
+    result = avbench_apart(*command, *options, expect=1, env=home, preexec_fn=limit)
     assert "the disk or your quota is full" in one_line(result)
     assert not list((tmp_path / "runs" / "tiny" / "finetune").glob("seed-*"))
     assert not list((tmp_path / "runs" / "tiny" / "finetune").glob(".partial-*"))
@@ -393,10 +390,10 @@ class Hungry(FineTuning):
 """
 
 
-def test_out_of_memory_is_one_line(avbench, tiny, with_features, tmp_path, monkeypatch):
+def test_out_of_memory_is_one_line(avbench_apart, tiny, with_features, tmp_path, monkeypatch):
     monkeypatch.setenv("AVBENCH_HOME", str(tmp_path / "home"))
     with_features(tiny(classes=3, classes_per_step=1, per_class=400), dim=512)
     (tmp_path / "hungry.py").write_text(HUNGRY)
     command = ["evaluate", "--method", "hungry.py:Hungry", "--benchmark", "tiny.toml"]
-    result = avbench(*command, "--set", "batch_size=240", expect=1)
+    result = avbench_apart(*command, "--set", "batch_size=240", expect=1)
     assert "out of memory at step 1: reduce batch_size (now 240) with --set" in one_line(result)

@@ -15,13 +15,9 @@ import pytest
 from avbench.manifests.benchmark import Benchmark
 from avbench.manifests.manifest import SCHEMA
 from avbench.manifests.spec import shipped_names
+from tests.helpers.cli import one_line
 
 SHIPPED = Path(__file__).parents[1] / "splits"
-
-
-def one_line(result) -> str:
-    (line,) = result.stderr.strip().splitlines()
-    return line
 
 
 def test_build_makes_every_shipped_file_anew(avbench, tmp_path):
@@ -115,14 +111,15 @@ def test_one_bad_benchmark_of_several_writes_none(avbench, tmp_path):
     assert not (tmp_path / "splits").exists()
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(avbench, tmp_path):
+def test_a_full_disk_is_one_line_and_leaves_nothing(avbench_apart, tmp_path):
     """A limit on file size stands in for a disk that fills up while a file is written."""
 
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 
-    result = avbench("splits", "build", "ave-ci", "--out", "a.parquet", expect=1, preexec_fn=limit)
+    build = ("splits", "build", "ave-ci", "--out", "a.parquet")
+    result = avbench_apart(*build, expect=1, preexec_fn=limit)
     assert one_line(result).startswith("Error: cannot write a.parquet: the disk")
     assert [path.name for path in tmp_path.iterdir()] == []
 

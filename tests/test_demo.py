@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-AVBENCH = Path(sys.executable).with_name("avbench")
+from tests.helpers.cli import AVBENCH
+
 CHANCE = np.mean([1 / 3, 1 / 6, 1 / 9, 1 / 12])
 
 

@@ -41,10 +41,9 @@ from avbench.leaderboard.submit import (
 )
 from avbench.manifests.benchmark import Benchmark
 from avbench.types import AvbenchError
+from tests.helpers.cli import AVBENCH
 
 from .conftest import predictions
-
-AVBENCH = Path(sys.executable).with_name("avbench")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import torch
 import avbench.learning
 from avbench.learning import attention, attention_triton, kernel
 from avbench.learning.attention import attend
-from tests.learning.test_attention import EXACT, by_definition, compare, inputs, with_gradients
+from tests.helpers.attention import EXACT, by_definition, compare, inputs, with_gradients
 
 DEVICE = torch.device("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
 GUARD = 4096

@@ -15,7 +15,7 @@ import torch
 
 import avbench.learning
 from avbench.learning import attention, kernel
-from tests.learning.test_attention import inputs, with_gradients
+from tests.helpers.attention import inputs, with_gradients
 
 PROGRAMS = ("_pool", "_differentiate")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from avbench.learning.losses import separated_softmax, task_distillation
-from tests.golden_records import PRECISIONS, Step, close, labels_of, tensor
+from tests.helpers.golden import PRECISIONS, Step, close, labels_of, tensor
 
 
 @PRECISIONS

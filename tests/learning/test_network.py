@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from avbench.learning.network import AudioVisualNet
-from tests.golden_records import PRECISIONS, close, tensor
+from tests.helpers.golden import PRECISIONS, close, tensor
 
 
 @PRECISIONS

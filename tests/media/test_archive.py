@@ -16,9 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import av
 import fsspec
-import numpy as np
 import pytest
 
 from avbench.manifests.benchmark import Benchmark
@@ -34,6 +32,7 @@ from avbench.media.sources.base import (
 )
 from avbench.media.trim import trim
 from avbench.types import AvbenchError, UsageError
+from tests.helpers.videos import marks
 
 Few = Callable[..., Benchmark]
 Video = Callable[..., Path]
@@ -146,19 +145,6 @@ def take(tmp_path: Path, few: Few) -> Callable[..., Taken]:
 
 
 Take = Callable[..., Taken]
-
-
-def marks(path: Path) -> tuple[float, float]:
-    """Return when a clip turns white and when its tone starts, in seconds."""
-    with av.open(str(path)) as container:
-        frames = list(container.decode(video=0))
-        white = next(f.time for f in frames if f.to_ndarray(format="gray").mean() > 120)
-    with av.open(str(path)) as container:
-        for frame in container.decode(audio=0):
-            loud = np.flatnonzero(np.abs(frame.to_ndarray()[0]) > 0.1)
-            if len(loud):
-                return white, frame.time + loud[0] / frame.sample_rate
-    raise AssertionError("no tone")
 
 
 @every_form

@@ -23,8 +23,7 @@ from avbench.media.sources import download
 from avbench.media.sources.base import ClipUnavailable, Network
 from avbench.media.sources.download import Downloader
 from avbench.types import AvbenchError, UsageError
-from tests.media.conftest import write_video
-from tests.media.server import (
+from tests.helpers.server import (
     Behaviour,
     Exchange,
     MediaServer,
@@ -38,6 +37,7 @@ from tests.media.server import (
     status,
     truncate,
 )
+from tests.helpers.videos import MPD, write_video
 
 CALM = Network(timeout_s=5, retries=2, sleep_s=0)
 HASTY = Network(timeout_s=0.5, retries=1, sleep_s=0)
@@ -361,15 +361,6 @@ def test_a_page_may_hold_one_video(
         return
     error = refused(url, scratch, CALM)
     assert (error.reason, error.permanent) == ("more than one video at this address", True)
-
-
-MPD = """<?xml version="1.0"?>
-<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT2S"
- profiles="urn:mpeg:dash:profile:isoff-on-demand:2011" minBufferTime="PT1S"><Period>
-<AdaptationSet contentType="video" mimeType="video/mp4">{videos}</AdaptationSet>
-<AdaptationSet contentType="audio" mimeType="audio/mp4"><Representation id="s" bandwidth="9"
- codecs="mp4a.40.2"><BaseURL>sound.m4a</BaseURL></Representation></AdaptationSet></Period></MPD>
-"""
 
 
 def test_sight_and_sound_of_the_right_size_are_merged(

@@ -8,9 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,9 +32,8 @@ from avbench.media.sources.youtube import YoutubeSource
 from avbench.media.status import status_of
 from avbench.media.trim import trim
 from avbench.types import AvbenchError, UsageError, silent
-from tests.media.server import MediaServer
-from tests.media.test_download import MPD
-from tests.media.test_trim import ffmpeg_made, marks
+from tests.helpers.server import MediaServer
+from tests.helpers.videos import MPD, ffmpeg_made, marks, packed
 
 Few = Callable[..., Benchmark]
 Video = Callable[..., Path]
@@ -63,19 +60,6 @@ def test_the_first_source_that_has_a_clip_gives_it(tmp_path: Path, few: Few, vid
     rows = ledger_of(benchmark)
     assert [rows[i].source for i in "abce"] == [chain[0], chain[1], chain[1], chain[1]]
     assert [rows[i].attempts for i in "abce"] == [1, 2, 2, 2]
-
-
-def packed(folder: Path, kind: str, members: dict[str, Path]) -> str:
-    path = folder / f"clips.{kind}"
-    if kind == "zip":
-        with zipfile.ZipFile(path, "w") as archive:
-            for name, file in members.items():
-                archive.write(file, name)
-    else:
-        with tarfile.open(path, "w:gz" if kind == "tar.gz" else "w") as archive:
-            for name, file in members.items():
-                archive.add(file, name)
-    return f"archive:{path}"
 
 
 def split(source: str) -> str:

@@ -30,9 +30,9 @@ from avbench.media.sources.base import Network
 from avbench.media.status import status_of
 from avbench.media.storage import Folder, host_scratch
 from avbench.types import AvbenchError, UsageError, silent
-from tests.media import server as serving
-from tests.media.server import MediaServer
-from tests.media.test_stages import packed
+from tests.helpers import server as serving
+from tests.helpers.server import MediaServer
+from tests.helpers.videos import packed
 
 Few = Callable[..., Benchmark]
 Video = Callable[..., Path]

@@ -21,8 +21,8 @@ from avbench.media.ledger import Ledger, Outcome
 from avbench.media.prepare import prepare_clips
 from avbench.media.sources.base import Network
 from avbench.types import AvbenchError, silent
-from tests.media import server as serving
-from tests.media.server import MediaServer
+from tests.helpers import server as serving
+from tests.helpers.server import MediaServer
 
 Video = Callable[..., Path]
 

@@ -7,28 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import av
-import numpy as np
 import pytest
 
 from avbench.media import ffmpeg as ffmpeg_module
 from avbench.media.ffmpeg import FfmpegError, run
 from avbench.media.probe import InvalidClip, validate
 from avbench.media.trim import trim
+from tests.helpers.videos import ffmpeg_made, marks
 
 Video = Callable[..., Path]
-
-
-def marks(path: Path) -> tuple[float, float]:
-    """Return when a clip turns white and when its tone starts, in seconds."""
-    with av.open(str(path)) as container:
-        frames = list(container.decode(video=0))
-        white = next(f.time for f in frames if f.to_ndarray(format="gray").mean() > 120)
-    with av.open(str(path)) as container:
-        for frame in container.decode(audio=0):
-            loud = np.flatnonzero(np.abs(frame.to_ndarray()[0]) > 0.1)
-            if len(loud):
-                return white, frame.time + loud[0] / frame.sample_rate
-    raise AssertionError("no tone")
 
 
 @pytest.mark.parametrize("start_s", [None, 0.0, 3.32, 4.96])
@@ -143,12 +130,6 @@ def test_without_a_system_ffmpeg_the_bundled_one_runs(monkeypatch: pytest.Monkey
     ffmpeg_module.binary.cache_clear()
     assert Path(ffmpeg_module.binary()).is_file()
     ffmpeg_module.binary.cache_clear()
-
-
-def ffmpeg_made(path: Path, *arguments: str) -> Path:
-    command = [ffmpeg_module.binary(), "-v", "error", "-y", *arguments, str(path)]
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
-    return path
 
 
 def test_a_variable_frame_rate_keeps_its_times(tmp_path: Path, video: Video) -> None:

@@ -18,7 +18,7 @@ from avbench.media.sources.base import (
 )
 from avbench.media.sources.url import UrlSource
 from avbench.types import UsageError
-from tests.media.server import MediaServer
+from tests.helpers.server import MediaServer
 
 Few = Callable[..., Benchmark]
 Video = Callable[..., Path]

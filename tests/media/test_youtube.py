@@ -15,7 +15,7 @@ from avbench.media.sources import youtube
 from avbench.media.sources.base import ClipUnavailable, Network, open_source
 from avbench.media.sources.youtube import YoutubeSource
 from avbench.types import UsageError, silent
-from tests.media.server import MediaServer, status
+from tests.helpers.server import MediaServer, status
 
 Few = Callable[..., Benchmark]
 Video = Callable[..., Path]

@@ -19,7 +19,7 @@ from reference_methods.avcil import (
     instance_similarity,
 )
 from reference_methods.ssil import SSIL
-from tests.golden_records import PRECISIONS, Step, close, labels_of, tensor
+from tests.helpers.golden import PRECISIONS, Step, close, labels_of, tensor
 
 
 def setup(modality: str = "audio-visual") -> Setup:

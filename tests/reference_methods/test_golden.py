@@ -25,7 +25,7 @@ from reference_methods.finetune import FineTuning
 from reference_methods.icarl import ICaRLFC, sigmoid_distillation
 from reference_methods.lwf import LwF
 from reference_methods.ssil import SSIL
-from tests.golden_records import EXACT, PRECISIONS, Step, batch_of, close, labels_of, tensor
+from tests.helpers.golden import EXACT, PRECISIONS, Step, batch_of, close, labels_of, tensor
 
 # The record of each method's training steps. NME and FC or LSC train alike; so do the oracle and
 # fine-tuning, on other data.
