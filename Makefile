@@ -2,13 +2,17 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint audits schema bench clean
+.PHONY: demo test quick lint audits schema bench clean
 
 demo: .venv/avbench
 	$(BIN)/avbench demo
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist worksteal
+
+# What takes seconds: all but the tests marked slow.
+quick: lint
+	$(BIN)/pytest --numprocesses auto --dist worksteal -m "not slow"
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from benchmarks import timing
 
 # The quickest first. Not parity, which needs results to compare with.
 NAMES = (
-    *("splits", "prepare", "attention", "trim", "decode", "leaderboard", "forecast"),
+    *("splits", "score", "prepare", "attention", "trim", "decode", "leaderboard", "forecast"),
     *("reads", "runs", "growth", "training", "memory"),
 )
 RESULTS = Path(__file__).parent / "results"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 
 # Tests run small things: threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,9 +19,11 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
+from filelock import FileLock
 from torch import Tensor
 
 from avbench.features import store
+from avbench.learning import kernel
 from avbench.learning.classifiers import LinearClassifier, LocalSimilarityClassifier
 from avbench.learning.network import AudioVisualNet
 from avbench.manifests.benchmark import Benchmark
@@ -42,6 +45,43 @@ annotations = "tiny.csv"
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test touches the user's data."""
     monkeypatch.setenv("AVBENCH_HOME", str(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _kernel() -> None:
+    """Compile the attention kernel before any test limits what a process may do."""
+    kernel.load()
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Make a folder that all workers share, once a session; nobody may change it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def shared(name: str, make: Callable[[Path], None]) -> Path:
+        made = folder / name
+        with FileLock(folder / f"{name}.lock"):
+            if not made.exists():
+                making = Path(tempfile.mkdtemp(dir=folder))
+                make(making)
+                making.rename(made)
+        return made
+
+    return shared
+
+
+@pytest.fixture(scope="session")
+def toy_ci(once: Callable[..., Path]) -> Path:
+    """Return a home in which toy-ci is prepared, as the README says; tests work on copies."""
+
+    def make(home: Path) -> None:
+        env = {"AVBENCH_HOME": str(home)}
+        prepared = run_apart("prepare", "toy-ci", folder=home, env=env)
+        assert "624 of 624 clips are ready, with filterbank features" in prepared.stdout
+
+    return once("toy-ci", make)
 
 
 @pytest.fixture

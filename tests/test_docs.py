@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from avbench.evaluation import reproduce as reproduction
 from avbench.evaluation.evaluator import evaluate
 from avbench.manifests.benchmark import Benchmark
+from tests.helpers.cli import run_here
+from tests.helpers.runs import run_job
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -27,14 +31,22 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def run(command: str, folder: Path) -> str:
-    """Run a line of a console block."""
+    """Run avbench as a line of a console block says, in this process."""
+    program, *arguments = shlex.split(command, comments=True)
+    assert program == "avbench"
+    assert not set("|<>&;$`") & set("".join(arguments)), "a shell would read this otherwise"
+    return run_here(*arguments, folder=folder, env={"AVBENCH_HOME": str(folder / "home")}).stdout
+
+
+def in_shell(command: str, folder: Path) -> str:
+    """Run a line of a console block as whoever types it, in a process of its own."""
     paths = {
         "PATH": f"{BIN}:{os.environ['PATH']}",
         "PYTHONPATH": str(folder),
         "AVBENCH_HOME": str(folder / "home"),
     }
     result = subprocess.run(
-        command.partition("#")[0],
+        command,
         shell=True,
         cwd=folder,
         env=os.environ | paths,
@@ -87,7 +99,9 @@ def test_bring_your_own_dataset(tmp_path):
     (tmp_path / "clips.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     (tmp_path / "digits.toml").write_text(toml)
     (console,) = blocks(page, "console")
-    outputs = [run(command, tmp_path) for command in console.splitlines()]
+    prepare, *evaluations = console.splitlines()
+    outputs = [run(prepare, tmp_path)]
+    outputs += [run(f"{command} --seeds 0", tmp_path) for command in evaluations]
     assert "90 of 90 clips are ready" in outputs[0]
     accuracy = {
         name: float(re.search(rf"^{name} +([\d.]+)", output, re.MULTILINE)[1])
@@ -117,7 +131,8 @@ def test_add_a_method(tmp_path, with_features, monkeypatch):
     (tmp_path / "replay.py").write_text(code)
     monkeypatch.setenv("AVBENCH_HOME", str(tmp_path / "home"))
     with_features(Benchmark.load("toy-ci"))
-    checks, evaluation = (run(command, tmp_path) for command in one_file.splitlines())
+    check, evaluate_it = one_file.splitlines()
+    checks, evaluation = run(check, tmp_path), run(f"{evaluate_it} --seeds 0", tmp_path)
     assert checks.count(" ok\n") == 21
     assert float(re.search(r"^Replay +([\d.]+)", evaluation, re.MULTILINE)[1]) > 30
     assert "exemplars of Replay: at most 60 clips" in evaluation
@@ -125,7 +140,8 @@ def test_add_a_method(tmp_path, with_features, monkeypatch):
     # Not into this environment; the folder is on the path.
     commands = package.replace("pip install", "python -m pip install --no-deps --target .")
     commands = commands.replace("python ", f"{sys.executable} ")
-    written, tested, _, listing, checked = (run(c, tmp_path) for c in commands.splitlines())
+    lines = commands.splitlines()
+    written, tested, _, listing, checked = (in_shell(line, tmp_path) for line in lines)
     assert "pip install -e my-replay" in written
     assert "4 passed" in tested
     assert "my_replay:MyReplay" in listing
@@ -133,10 +149,8 @@ def test_add_a_method(tmp_path, with_features, monkeypatch):
     assert toml in (tmp_path / "my-replay" / "pyproject.toml").read_text()
 
 
-def test_the_readmes_tour(tmp_path, with_features, monkeypatch):
-    monkeypatch.setenv("AVBENCH_HOME", str(tmp_path / "home"))
-    benchmark = Benchmark.load("toy-ci")
-    with_features(benchmark)
+def test_the_readmes_tour(tmp_path, toy_ci):
+    shutil.copytree(toy_ci, tmp_path / "home")
     console = next(b for b in blocks("README.md", "console") if "activate" in b)
     commands = {line.split()[1]: line for line in console.splitlines() if line.startswith("avb")}
     assert list(commands) == [
@@ -149,9 +163,11 @@ def test_the_readmes_tour(tmp_path, with_features, monkeypatch):
         "leaderboard",
         "splits",
     ]
+    assert "toy-ci" in run(commands["list"], tmp_path)
+    assert "624 of 624 clips are ready" in run(commands["prepare"], tmp_path)
     assert "clip_id" in run(commands["score"], tmp_path)
     command = commands["evaluate"].replace("0,1,2", "0")
-    run(f"{command} --set epochs=1", tmp_path)
+    in_shell(f"{command} --set epochs=1", tmp_path)
     reproduce = commands["reproduce"].partition("#")[0]
     assert "9 runs in runs/toy-ci" in run(f"{reproduce} --dry-run", tmp_path)
     assert "fill it in" in run(commands["submit"], tmp_path)
@@ -162,7 +178,7 @@ def test_the_readmes_tour(tmp_path, with_features, monkeypatch):
     (tmp_path / "tour.py").write_text(
         python.replace("seeds=[0]", 'seeds=[0], settings={"epochs": "1"}')
     )
-    assert 0 < float(run(f"{sys.executable} tour.py", tmp_path)) < 1
+    assert 0 < float(in_shell(f"{sys.executable} tour.py", tmp_path)) < 1
 
 
 def test_the_page_about_preparing(tmp_path):
@@ -193,9 +209,9 @@ def test_the_page_about_splits(tmp_path, with_features, monkeypatch):
     (tmp_path / "clips.csv").write_text("\n".join(rows) + "\n")
     build, query = blocks(page, "python")
     (tmp_path / "build.py").write_text(build)
-    assert run(f"{sys.executable} build.py", tmp_path) == "[]\n"
+    assert in_shell(f"{sys.executable} build.py", tmp_path) == "[]\n"
     (tmp_path / "query.py").write_text(query)
-    counts = run(f"{sys.executable} query.py", tmp_path)
+    counts = in_shell(f"{sys.executable} query.py", tmp_path)
     assert counts == "[('test', 12), ('train', 24), ('val', 8)]\n"
 
 
@@ -221,13 +237,14 @@ def test_the_page_about_metrics(tmp_path, with_features, monkeypatch):
     mean = re.search(r"^mean accuracy +([\d.]+)", run(measure, tmp_path), re.MULTILINE)[1]
     (python,) = blocks(page, "python")
     (tmp_path / "metrics.py").write_text(python)
-    printed = run(f"{sys.executable} metrics.py", tmp_path).splitlines()
+    printed = in_shell(f"{sys.executable} metrics.py", tmp_path).splitlines()
     assert f"{100 * float(printed[0].split()[0]):.2f}" == mean
     assert len(printed) == 3
 
 
 def test_the_page_about_reports(tmp_path, with_features, monkeypatch):
     monkeypatch.setenv("AVBENCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(reproduction, "run_apart", run_job)
     benchmark = Benchmark.load("toy-ci")
     with_features(benchmark)
     for method in ("avcil", "finetune"):
@@ -299,7 +316,7 @@ def test_the_page_about_python(tmp_path, with_features, monkeypatch):
     monkeypatch.setenv("AVBENCH_HOME", str(tmp_path / "home"))
     with_features(Benchmark.load("toy-ci"))
     (tmp_path / "api.py").write_text("".join(blocks("docs/python-api.md", "python")))
-    printed = run(f"{sys.executable} api.py", tmp_path).splitlines()
+    printed = in_shell(f"{sys.executable} api.py", tmp_path).splitlines()
     assert printed[0].startswith("(3, 3, 3, 3) ")
     assert 0 < float(printed[1].split()[0]) < 1
     assert printed[4] in ("A", "B", "tie")

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +17,15 @@ from click.testing import CliRunner
 
 from avbench.cli import main
 from avbench.evaluation import reproduce as reproduction
-from avbench.evaluation.apart import Job, fair_threads, run_apart, run_here
+from avbench.evaluation.apart import Job, fair_threads, run_apart
 from avbench.evaluation.grid import SUITES, cells, paper
 from avbench.evaluation.paper_table import Row
 from avbench.evaluation.plots import plot_memory
 from avbench.evaluation.result import Result
 from avbench.manifests.benchmark import Benchmark
 from avbench.types import AvbenchError, UsageError
+from tests.helpers.processes import children_of, wait_for
+from tests.helpers.runs import run_job
 
 QUICK = {"epochs": "1"}
 NAMES = {
@@ -40,22 +41,13 @@ NAMES = {
 }
 
 
-def here(job: Job) -> tuple[str, str | None]:
-    """Do a job as `run_apart` does, without the seconds a process takes to start."""
-    try:
-        run_here(job)
-    except AvbenchError as error:
-        return job.out, str(error)
-    return job.out, None
-
-
 @pytest.fixture(scope="session")
 def grid(tmp_path_factory, with_features):
     """Every suite on toy-ci, all of them in one folder, each run made once."""
     folder = tmp_path_factory.mktemp("grid")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AVBENCH_HOME", str(folder / "home"))
-        patch.setattr(reproduction, "run_apart", here)
+        patch.setattr(reproduction, "run_apart", run_job)
         benchmark = Benchmark.load("toy-ci")
         with_features(benchmark, dim=8)
         found = {}
@@ -72,7 +64,7 @@ def in_grid(grid, monkeypatch):
     """The command line in a copy of the grid."""
     folder, _ = grid
     monkeypatch.setenv("AVBENCH_HOME", str(folder / "home"))
-    monkeypatch.setattr(reproduction, "run_apart", here)
+    monkeypatch.setattr(reproduction, "run_apart", run_job)
 
     def run(*arguments: str, expect: int = 0) -> str:
         command = ["reproduce", *arguments, "--benchmark", "toy-ci", "--seeds", "0"]
@@ -308,32 +300,10 @@ def test_a_process_that_is_killed_is_one_run_that_failed(small, tmp_path):
     answers = []
     thread = threading.Thread(target=lambda: answers.append(run_apart(endless)))
     thread.start()
-    mine = wait_for(lambda: _children_of(os.getpid(), "avbench.evaluation.apart"))
+    mine = wait_for(lambda: children_of(os.getpid(), "avbench.evaluation.apart"))
     os.kill(mine[0], signal.SIGKILL)
     thread.join(timeout=60)
     assert "ended by signal 9, perhaps for want of memory" in answers[0][1]
-
-
-def _children_of(parent: int, what: str) -> list[int]:
-    """Return the processes that a process started and that run something."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rpartition(")")[2].split()
-            command = (status.parent / "cmdline").read_text()
-        except OSError:
-            continue
-        if int(fields[1]) == parent and what in command and fields[0] != "Z":
-            found.append(int(status.parent.name))
-    return found
-
-
-def wait_for(condition):
-    until = time.monotonic() + 60
-    while not (found := condition()):
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    return found
 
 
 @pytest.mark.parametrize(
@@ -353,8 +323,8 @@ def test_stopped_by_anything_it_leaves_no_process_and_goes_on(sign, backend, sma
     signal.signal(signal.SIGINT, before)
     runs = tmp_path / "runs"
     wait_for(lambda: list(runs.glob("*/unfinished-seed-0/step-1.json")))
-    starters = [process.pid, *_children_of(process.pid, "loky")]
-    begun = [pid for s in starters for pid in _children_of(s, "avbench.evaluation.apart")]
+    starters = [process.pid, *children_of(process.pid, "loky")]
+    begun = [pid for s in starters for pid in children_of(s, "avbench.evaluation.apart")]
     assert begun
     process.send_signal(sign)
     _, said = process.communicate(timeout=60)
@@ -371,7 +341,7 @@ def test_backends_make_the_same_runs(backend, small, tmp_path, monkeypatch):
     monkeypatch.setattr(reproduction, "cells", lambda suite, benchmark: cells(suite, benchmark)[:2])
     given = {"seeds": [0], "settings": QUICK}
     expected = reproduction.plan("table1", small, out=tmp_path / "expected", **given)
-    monkeypatch.setattr(reproduction, "run_apart", here)
+    monkeypatch.setattr(reproduction, "run_apart", run_job)
     in_process = reproduction.reproduce(expected)
     monkeypatch.setattr(reproduction, "run_apart", run_apart)
     plan = reproduction.plan("table1", small, out=tmp_path / "runs", **given)

@@ -17,6 +17,7 @@ from avbench.evaluation.evaluator import evaluate
 from avbench.evaluation.result import Result
 from avbench.types import AvbenchError, UsageError
 from reference_methods.ssil import SSIL
+from tests.helpers.processes import wait_for
 
 QUICK = {"epochs": "6", "batch_size": "8", "learning_rate": "0.005"}
 
@@ -57,9 +58,7 @@ def test_killed_at_random_moments(method, extra, benchmark, tmp_path):
     moments = random.Random()
     for sign in ("unfinished-seed-0/step-1.json", "unfinished-seed-1/environment.json"):
         process = start("run")
-        while not (tmp_path / "run" / sign).is_file():
-            assert process.poll() is None, "it ended before it could be killed"
-            time.sleep(0.001)
+        wait_for((tmp_path / "run" / sign).is_file, process=process)
         time.sleep(moments.uniform(0, 0.1))
         process.kill()
         process.wait()
@@ -226,10 +225,7 @@ def test_two_processes_in_one_directory(benchmark, tmp_path):
     command += ["--set", "epochs=100000", "--set", "batch_size=8"]
     first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "run" / "unfinished-seed-0").is_dir():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for((tmp_path / "run" / "unfinished-seed-0").is_dir, process=first)
         second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     finally:
         first.kill()

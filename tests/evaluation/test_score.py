@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 
 import numpy as np
 import pandas as pd
@@ -443,16 +442,6 @@ def test_the_contract_is_what_is_checked(benchmark):
     assert [row["clips"] for row in contract["steps"]] == [8, 16, 24]
     assert [row["classes_seen"] for row in contract["steps"]] == [2, 4, 6]
     assert {*contract["columns"]["required"]} == {*predict(benchmark).columns}
-
-
-def test_vs100_is_scored_in_well_under_a_second():
-    benchmark = Benchmark.load("vs100-ci")
-    table = predict(benchmark)
-    assert len(table) == 27_500
-    score(table, benchmark)  # reads the manifest
-    begun = time.perf_counter()
-    score(table, benchmark)
-    assert time.perf_counter() - begun < 0.5  # 0.05 s was measured
 
 
 def test_the_command(avbench, benchmark, tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -125,6 +123,7 @@ def test_same_seed_same_numbers_and_equal_draws_pair():
     one = outcomes(0, seeds=3, sizes=(30, 20))
     again, other = (bootstrap(one, METRICS, seed=seed) for seed in (5, 6))
     for name, values in bootstrap(one, METRICS, seed=5).items():
+        assert values.shape == (2000,)
         np.testing.assert_array_equal(values, again[name])
         assert (values != other[name]).any()
     # Worse on ten clips and equal elsewhere: paired, nothing but those ten clips varies.
@@ -148,12 +147,3 @@ def test_impossible_outcomes_are_refused():
     ):
         with pytest.raises(ValueError, match="task must|test clip|not seen yet"):
             Outcomes(correct, task)
-
-
-def test_bootstrap_is_fast_enough_for_vs100():
-    """10 seeds of 27,500 predictions: 0.3 s on one core; slow machines get ten times that."""
-    example = outcomes(0, seeds=10, sizes=(500,) * 10)
-    begun = time.perf_counter()
-    replicates = bootstrap(example, METRICS, seed=0)
-    assert time.perf_counter() - begun < 3
-    assert {len(values) for values in replicates.values()} == {2000}

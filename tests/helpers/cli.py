@@ -44,7 +44,7 @@ def run_apart(
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=900,
         **options,
     )
     assert result.returncode == expect, result.stderr

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import warnings
 import zipfile
 from functools import partial
@@ -42,6 +41,7 @@ from avbench.leaderboard.submit import (
 from avbench.manifests.benchmark import Benchmark
 from avbench.types import AvbenchError
 from tests.helpers.cli import AVBENCH
+from tests.helpers.processes import all_wait_for_a_lock, wait_for
 
 from .conftest import predictions
 
@@ -551,7 +551,7 @@ def test_submitting_at_once_loses_no_entry(candidate, boards, tmp_path):
         for i in range(3):
             command = [AVBENCH, "submit", tmp_path / f"{i}.zip", "--boards", boards]
             started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
-        time.sleep(4)
+        wait_for(lambda: all_wait_for_a_lock(started))
     assert [process.wait(timeout=120) for process in started] == [0, 0, 0]
     board = Board.read(boards / "toy-ci.json")
     assert [entry.name for entry in board.entries] == ["entry-0", "entry-1", "entry-2"]
@@ -576,7 +576,6 @@ def test_a_killed_submit_leaves_a_board_that_can_be_gone_on_with(candidate, boar
     assert process.stdout.readline() == b"reached\n"
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(0.1)
     assert Board.read(boards / "toy-ci.json").entries == ()
     (left,) = check([boards / "toy-ci.json"]).problems
     assert "belongs to no entry" in left.message

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from avbench.media.prepare import prepare_clips
 from avbench.media.sources.base import ClipUnavailable, SourceFile
 from avbench.media.status import status_of
 from avbench.types import AvbenchError, silent
+from tests.helpers.processes import wait_for
 
 Few = Callable[..., Benchmark]
 Video = Callable[..., Path]
@@ -222,10 +222,7 @@ def test_a_killed_run_is_resumed(few: Few) -> None:
     command = [sys.executable, "-c", ALONE, str(benchmark.spec.path)]
     with subprocess.Popen(command, env=os.environ | {"PYTHONWARNINGS": "ignore"}) as running:
         clips = benchmark.home / "clips"
-        for _ in range(600):
-            if clips.is_dir() and len(names(clips)) >= 3:
-                break
-            time.sleep(0.05)
+        wait_for(lambda: clips.is_dir() and len(names(clips)) >= 3, process=running)
         running.send_signal(signal.SIGKILL)
     killed_at = len(names(clips))
     assert 3 <= killed_at < 12

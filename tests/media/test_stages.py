@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from avbench.media.sources.youtube import YoutubeSource
 from avbench.media.status import status_of
 from avbench.media.trim import trim
 from avbench.types import AvbenchError, UsageError, silent
+from tests.helpers.processes import wait_for
 from tests.helpers.server import MediaServer
 from tests.helpers.videos import MPD, ffmpeg_made, marks, packed
 
@@ -331,10 +331,7 @@ def test_ctrl_c_ends_in_one_line_and_goes_on_later(few: Few) -> None:
         [*command, "--stage", "trim"], stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as running:
         clips = benchmark.home / "clips"
-        for _ in range(600):
-            if clips.is_dir() and len(list(clips.iterdir())) >= 3:
-                break
-            time.sleep(0.05)
+        wait_for(lambda: clips.is_dir() and len(list(clips.iterdir())) >= 3, process=running)
         os.killpg(running.pid, signal.SIGINT)
         _, printed = running.communicate(timeout=60)
     assert running.returncode == 1
