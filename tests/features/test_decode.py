@@ -14,6 +14,7 @@ import pytest
 from avbench.features.decode import Decoded, at_rate, decode, frame_numbers, shown_at
 from avbench.media.ffmpeg import binary
 from avbench.types import AvbenchError
+from tests.helpers.videos import ffmpeg_made
 
 RED, BLUE, BLACK = (220, 30, 30), (30, 30, 220), (0, 0, 0)
 
@@ -79,6 +80,17 @@ def test_sound_that_starts_late_stays_in_its_place(
     loud = np.flatnonzero(np.abs(clip.waveform) > 0.2)
     assert loud[0] / 8000 == pytest.approx(0.5, abs=0.07)
     assert loud[-1] / 8000 == pytest.approx(1.5, abs=0.07)
+
+
+def test_sound_before_the_first_picture_is_left_out(
+    write_clip: Callable, plain: Callable, tone: Callable, tmp_path: Path
+) -> None:
+    low_then_high = np.concatenate([tone(440, 0.5), tone(1760, 1.5)], axis=1)
+    path = write_clip(plain(RED, BLUE), low_then_high)
+    later = ["-itsoffset", "0.5", "-i", str(path), "-map", "1:v", "-map", "0:a", "-c", "copy"]
+    clip = seen(ffmpeg_made(tmp_path / "later.mp4", "-i", str(path), *later))
+    assert len(clip.waveform) / 8000 == pytest.approx(1.5, abs=0.07)
+    assert pitch(clip.waveform[:4000]) == pytest.approx(1760, abs=5)
 
 
 def test_a_missing_stream_is_named(write_clip: Callable, plain: Callable, tone: Callable) -> None:

@@ -159,6 +159,9 @@ def test_no_entry_of_the_base_may_change_or_go(committed, boards, candidate):
     changed = said.model_copy(update={"mean_accuracy": 8.0})
     Board(benchmark="toy-ci", entries=(first, changed, second)).write(committed)
     assert messages(committed, base="HEAD") == ["said was changed since HEAD"]
+    changed = said.model_copy(update={"source": "T"})
+    Board(benchmark="toy-ci", entries=(first, changed, second)).write(committed)
+    assert messages(committed, base="HEAD") == ["said was changed since HEAD"]
     Board(benchmark="toy-ci", entries=(first, second)).write(committed)
     assert messages(committed, base="HEAD") == ["said was removed since HEAD"]
     # Others' predictions and numbers, consistently.

@@ -103,6 +103,19 @@ def test_without_any_hit_the_last_epoch_is_kept(tasks):
     assert equal(method.state(), method.after[-1])
 
 
+def test_a_weight_that_the_last_update_made_infinite_is_told(tasks):
+    class Breaks(FineTuning):
+        def _train_epoch(self, task, optimizer):
+            loss = super()._train_epoch(task, optimizer)
+            with torch.no_grad():
+                self.network.classifier.weight[0, 0] = torch.inf
+            return loss
+
+    method = Breaks(GradientSettings(epochs=4, batch_size=8), setup())
+    with pytest.raises(AvbenchError, match="a weight is not finite at step 1, epoch 1: try"):
+        method.learn(next(tasks()))
+
+
 def test_memory_of_keys_is_kept_for_a_step_and_no_longer(tasks, monkeypatch):
     made = []
     lender = Lender(lambda size: made.append(weakref.ref(new := np.empty(size, np.uint8))) or new)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import pytest
 
 from avbench.media.probe import InvalidClip, validate
@@ -39,6 +40,17 @@ def test_a_truncated_clip(tmp_path: Path, video: Video) -> None:
     with pytest.raises(InvalidClip) as caught:
         validate(path, seconds=4)
     assert caught.value.reason in {"frames missing", "undecodable"}
+
+
+def test_a_clip_that_lost_its_last_few_frames(tmp_path: Path, video: Video) -> None:
+    path = video(tmp_path / "a.mp4", seconds=4, front=True)
+    with av.open(str(path)) as container:
+        places = sorted(packet.pos for packet in container.demux(video=0) if packet.size)
+    with path.open("r+b") as file:
+        file.truncate(places[-6])
+    with pytest.raises(InvalidClip) as caught:
+        validate(path, seconds=4)
+    assert (caught.value.reason, caught.value.detail) == ("frames missing", "94 of 100 decode")
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>" * 99])

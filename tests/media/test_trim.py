@@ -52,6 +52,7 @@ def test_sound_that_starts_late_stays_in_its_place(tmp_path: Path, video: Video)
     sight, sound = marks(tmp_path / "out.mp4")
     assert abs(sight - 1.6) <= 1 / 25
     assert abs(sound - 1.6) <= 0.005
+    assert validate(tmp_path / "out.mp4", seconds=3).audio_s == pytest.approx(3, abs=0.05)
 
 
 def test_the_same_cut_gives_the_same_bytes(tmp_path: Path, video: Video) -> None:
