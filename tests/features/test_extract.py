@@ -253,6 +253,16 @@ def test_what_was_done_is_kept_when_clips_come_and_go(benchmark: Benchmark) -> N
     assert {path.name for path in Path(store.place).parent.iterdir()} == {".lock", "names"}
 
 
+def test_a_clip_replaced_after_a_run_that_stopped_is_encoded_again(benchmark: Benchmark) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(benchmark, NameEncoder(stop_after=2))
+    os.utime(benchmark.home / "clips" / "c0-001.mp4", (2e9, 2e9))
+    rest = NameEncoder()
+    run(benchmark, rest)
+    assert "c0-001" in rest.asked
+    assert len(rest.asked) == 4
+
+
 @pytest.mark.parametrize("cut", [1, 40, 10**6])
 def test_what_was_half_written_does_not_count(benchmark: Benchmark, cut: int) -> None:
     whole = contents(Path(run(benchmark, NameEncoder()).place))
