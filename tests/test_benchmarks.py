@@ -29,6 +29,7 @@ def run(*arguments, expect=0):
     return result
 
 
+@pytest.mark.slow
 def test_the_cheap_ones_run_and_are_written_down(tmp_path):
     run("prepare", "splits", "training", "--quick", "--out", str(tmp_path))
     (page,) = tmp_path.iterdir()

@@ -238,6 +238,7 @@ def test_a_variant_is_prepared_as_its_benchmark(avbench, tiny, tmp_path):
     assert [path.name for path in (tmp_path / "home").iterdir()] == ["tiny"]
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_during_a_run_is_one_line(
     avbench_apart, tiny, with_features, tmp_path
 ):
@@ -303,6 +304,7 @@ def test_features_that_changed_on_disk_are_named(avbench, tiny, with_features):
     )
 
 
+@pytest.mark.slow
 def test_evaluate_in_full(avbench, tiny, with_features, tmp_path, monkeypatch):
     monkeypatch.setenv("AVBENCH_HOME", str(tmp_path / "home"))
     with_features(tiny())
@@ -317,6 +319,7 @@ def test_evaluate_in_full(avbench, tiny, with_features, tmp_path, monkeypatch):
     assert record == json.loads((tmp_path / "runs" / "tiny" / "avcil" / "result.json").read_text())
 
 
+@pytest.mark.slow
 def test_progress_on_a_terminal(tiny, with_features, tmp_path):
     """In a pseudo-terminal there is a bar."""
     import pty
@@ -342,6 +345,7 @@ def test_progress_on_a_terminal(tiny, with_features, tmp_path):
     assert b"12/12" in seen
 
 
+@pytest.mark.slow
 def test_check_method(avbench, tmp_path):
     (tmp_path / "mine.py").write_text(
         "from reference_methods.finetune import FineTuning\n"
@@ -391,6 +395,7 @@ class Hungry(FineTuning):
 """
 
 
+@pytest.mark.slow
 def test_out_of_memory_is_one_line(avbench_apart, tiny, with_features, tmp_path, monkeypatch):
     monkeypatch.setenv("AVBENCH_HOME", str(tmp_path / "home"))
     with_features(tiny(classes=3, classes_per_step=1, per_class=400), dim=512)

@@ -20,6 +20,7 @@ from tests.helpers.cli import one_line
 SHIPPED = Path(__file__).parents[1] / "splits"
 
 
+@pytest.mark.slow
 def test_build_makes_every_shipped_file_anew(avbench, tmp_path):
     rows = json.loads(avbench("splits", "build", "--json").stdout)
     assert [row["benchmark"] for row in rows] == shipped_names()
@@ -31,6 +32,7 @@ def test_build_makes_every_shipped_file_anew(avbench, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_verify(avbench, tmp_path):
     assert avbench("splits", "verify").stdout.count("ok  ") == len(shipped_names())
     avbench("splits", "build", "toy-ci:steps=6", "--out", "six.parquet")
@@ -64,6 +66,7 @@ def test_show(avbench):
     assert record["columns"]["source"]
 
 
+@pytest.mark.slow
 def test_audit_prints_and_exports(avbench, tmp_path):
     text = avbench("splits", "audit", "vs100-ci").stdout
     assert "1,627 test clips share their source video with train, 1,625 of them" in text

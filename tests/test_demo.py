@@ -10,6 +10,8 @@ import pytest
 
 from tests.helpers.cli import run_apart
 
+pytestmark = pytest.mark.slow
+
 CHANCE = np.mean([1 / 3, 1 / 6, 1 / 9, 1 / 12])
 
 

@@ -84,6 +84,7 @@ def film(path: Path, *, hue: float, pitch: float, rng: np.random.Generator) -> N
         container.mux(audio.encode())
 
 
+@pytest.mark.slow
 def test_bring_your_own_dataset(tmp_path):
     page = "docs/bring-your-own-dataset.md"
     toml, hold_out = blocks(page, "toml")
@@ -123,6 +124,7 @@ def test_bring_your_own_dataset(tmp_path):
     assert (tmp_path / "runs" / "digits" / "avcil" / "accuracy.png").is_file()
 
 
+@pytest.mark.slow
 def test_add_a_method(tmp_path, with_features, monkeypatch):
     page = "docs/add-a-method.md"
     (code,) = blocks(page, "python")
@@ -149,6 +151,7 @@ def test_add_a_method(tmp_path, with_features, monkeypatch):
     assert toml in (tmp_path / "my-replay" / "pyproject.toml").read_text()
 
 
+@pytest.mark.slow
 def test_the_readmes_tour(tmp_path, toy_ci):
     shutil.copytree(toy_ci, tmp_path / "home")
     console = next(b for b in blocks("README.md", "console") if "activate" in b)
@@ -181,6 +184,7 @@ def test_the_readmes_tour(tmp_path, toy_ci):
     assert 0 < float(in_shell(f"{sys.executable} tour.py", tmp_path)) < 1
 
 
+@pytest.mark.slow
 def test_the_page_about_preparing(tmp_path):
     for console in blocks("docs/prepare.md", "console"):
         outputs = {command: run(command, tmp_path) for command in console.splitlines()}
@@ -191,6 +195,7 @@ def test_the_page_about_preparing(tmp_path):
     assert len(pd.read_parquet(tmp_path / "clips.parquet")) == 624
 
 
+@pytest.mark.slow
 def test_the_page_about_splits(tmp_path, with_features, monkeypatch):
     page = "docs/splits.md"
     monkeypatch.setenv("AVBENCH_HOME", str(tmp_path / "home"))
@@ -215,6 +220,7 @@ def test_the_page_about_splits(tmp_path, with_features, monkeypatch):
     assert counts == "[('test', 12), ('train', 24), ('val', 8)]\n"
 
 
+@pytest.mark.slow
 def test_the_page_about_metrics(tmp_path, with_features, monkeypatch):
     page = "docs/metrics.md"
     monkeypatch.setenv("AVBENCH_HOME", str(tmp_path / "home"))
@@ -242,6 +248,7 @@ def test_the_page_about_metrics(tmp_path, with_features, monkeypatch):
     assert len(printed) == 3
 
 
+@pytest.mark.slow
 def test_the_page_about_reports(tmp_path, with_features, monkeypatch):
     monkeypatch.setenv("AVBENCH_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(reproduction, "run_apart", run_job)
@@ -263,6 +270,7 @@ def test_the_page_about_reports(tmp_path, with_features, monkeypatch):
     assert "figure: runs/toy-ci/figure6.png" in run(make, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_page_about_leaderboards(tmp_path, with_features, monkeypatch):
     monkeypatch.setenv("AVBENCH_HOME", str(tmp_path / "home"))
     benchmark = Benchmark.load("toy-ci")
@@ -312,6 +320,7 @@ def fill_in(path: Path, **values: str | float) -> None:
     path.write_text(text)
 
 
+@pytest.mark.slow
 def test_the_page_about_python(tmp_path, with_features, monkeypatch):
     monkeypatch.setenv("AVBENCH_HOME", str(tmp_path / "home"))
     with_features(Benchmark.load("toy-ci"))

@@ -57,6 +57,7 @@ def parity(tmp_path, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_agreement_and_disagreement_are_told_a_method(parity):
     methods = [("finetune", "audio"), ("afc-nme", "audio-visual"), ("ssil", "visual")]
     first = parity(dict.fromkeys(methods, (0.0, 0.0)), "--seeds", "2", expect=1)
@@ -74,6 +75,7 @@ def test_agreement_and_disagreement_are_told_a_method(parity):
     assert "all 1 agree" in parity(theirs, "--modality", "audio")
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line(parity, tmp_path):
     theirs = {("finetune", "audio"): (0.5, 0.5)}
     with pytest.raises(ValueError, match="no run of such a method"):

@@ -77,6 +77,7 @@ def test_attention_is_that_of_the_papers_equations(made):
     assert np.abs(np.diff(found.spatial, axis=0)).max() > 1e-4  # training moves it
 
 
+@pytest.mark.slow
 def test_the_command_draws_it_over_the_clips_frames(made, avbench, tmp_path):
     benchmark, run = made
     options = ["attention", str(run), "--clip", CLIP, "--benchmark", str(tmp_path / "tiny.toml")]
@@ -107,6 +108,7 @@ def test_what_is_attended_to_is_what_stands_out(tmp_path):
     assert top_right.mean() > bottom_left.mean()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_drawn_is_said_in_one_line(made, tmp_path, with_features):
     benchmark, run = made
     toml = str(tmp_path / "tiny.toml")
@@ -139,6 +141,7 @@ def test_what_cannot_be_drawn_is_said_in_one_line(made, tmp_path, with_features)
     assert "not the features the run was made from" in error(run, code=1)
 
 
+@pytest.mark.slow
 def test_a_method_of_other_make_has_no_attention(made, avbench, tmp_path):
     _, run = made
     record = json.loads((run / "result.json").read_text())

@@ -181,6 +181,7 @@ def edit(run, **changed):
     (run / "result.json").write_text(json.dumps(record | changed))
 
 
+@pytest.mark.slow
 def test_runs_are_compared_on_all_their_seeds(runs, avbench):
     found = compare(*runs)
     accuracy = found.differences["mean_accuracy"]
@@ -203,6 +204,7 @@ def test_runs_are_compared_on_all_their_seeds(runs, avbench):
     assert f"By mean accuracy: {verdict}.\n" in text
 
 
+@pytest.mark.slow
 def test_a_run_ties_with_itself_and_one_seed_says_so(runs, avbench, tmp_path):
     _, run = runs
     same = compare(run, run)
@@ -215,6 +217,7 @@ def test_a_run_ties_with_itself_and_one_seed_says_so(runs, avbench, tmp_path):
     assert "says nothing of other seeds" in text
 
 
+@pytest.mark.slow
 def test_runs_that_are_not_comparable_are_refused_in_one_line(runs, avbench, tmp_path):
     a, b = runs
     other = {"train": 1.0, "val": 1.0, "test": 0.75}
@@ -232,6 +235,7 @@ def test_runs_that_are_not_comparable_are_refused_in_one_line(runs, avbench, tmp
     assert "not a finished run" in avbench("compare", str(a), "nowhere", expect=1).stderr
 
 
+@pytest.mark.slow
 def test_numbers_must_follow_from_predictions(runs):
     a, b = runs
     path = b / "seed-2" / "predictions.parquet"
@@ -248,6 +252,7 @@ def test_numbers_must_follow_from_predictions(runs):
         compare(a, b)
 
 
+@pytest.mark.slow
 def test_results_that_differ_in_what_they_did_share_no_table(runs, tmp_path):
     a, b = (Result.read(run / "result.json") for run in runs)
     assert obstacles(a, b) == []

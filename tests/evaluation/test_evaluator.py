@@ -38,6 +38,7 @@ def benchmark(tiny, with_features):
     return made
 
 
+@pytest.mark.slow
 def test_a_run_leaves_all_evidence(benchmark, tmp_path):
     out = tmp_path / "run"
     result = evaluate(benchmark, "avcil", seeds=[0, 3], out=out, settings=QUICK)
@@ -90,6 +91,7 @@ def test_numbers_are_those_of_the_predictions(benchmark, tmp_path):
     assert table.groupby("step").size().tolist() == [8, 16, 24]
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_run(benchmark, tmp_path):
     evaluate(benchmark, "finetune", seeds=[0, 1], out=tmp_path / "run", settings=QUICK)
     one, other = (tmp_path / "run" / f"seed-{seed}" / "log.jsonl" for seed in (0, 1))
@@ -105,6 +107,7 @@ def test_one_modality_is_enough_to_learn(modality, benchmark, tmp_path):
     assert result.name == f"oracle-{modality}"
 
 
+@pytest.mark.slow
 def test_no_validation_clips(tiny, with_features, tmp_path):
     benchmark = tiny(classes=3, classes_per_step=1, memory=3)
     table = (tmp_path / "tiny.csv").read_text().replace(",val", ",test")
@@ -115,6 +118,7 @@ def test_no_validation_clips(tiny, with_features, tmp_path):
         assert np.isfinite(result.metric("mean_accuracy").mean)
 
 
+@pytest.mark.slow
 def test_an_equal_run_is_kept_and_another_is_not_overwritten(benchmark, tmp_path):
     out = tmp_path / "run"
     evaluate(benchmark, "finetune", seeds=[0], out=out, settings=QUICK)
@@ -131,6 +135,7 @@ def test_an_equal_run_is_kept_and_another_is_not_overwritten(benchmark, tmp_path
     assert not (out / "seed-1").exists()
 
 
+@pytest.mark.slow
 def test_force_replaces_the_seeds_asked_for_and_no_other(benchmark, tmp_path):
     out = tmp_path / "run"
     evaluate(benchmark, "finetune", seeds=[0, 1], out=out, settings=QUICK)
@@ -363,6 +368,7 @@ def stops(monkeypatch):
     return set_up
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_after_its_last_step(benchmark, tmp_path, stops):
     evaluate(benchmark, "stops", seeds=[0], out=tmp_path / "whole", settings=QUICK)
     stops(how=KeyboardInterrupt())
@@ -503,6 +509,7 @@ def test_a_class_of_a_file(benchmark, tmp_path):
         evaluate(benchmark, f"{path}:Mine", seeds=[0], out=tmp_path / "x")
 
 
+@pytest.mark.slow
 def test_avcil_without_its_parts_is_ssil_to_the_last_bit(benchmark, tmp_path):
     """One algorithm, though the paper has 62.15 and 61.94 for it in Tables 3 and 1."""
     off = {"i_avss": "false", "c_avss": "false", "vad": "false"}
@@ -517,6 +524,7 @@ def test_avcil_without_its_parts_is_ssil_to_the_last_bit(benchmark, tmp_path):
     assert read("avcil-0") != read("ssil-0")
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_the_log(benchmark, tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

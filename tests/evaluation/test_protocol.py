@@ -13,6 +13,8 @@ from avbench.types import UsageError
 from reference_methods.finetune import FineTuning
 from reference_methods.ssil import SSIL
 
+pytestmark = pytest.mark.slow
+
 CASES = [
     (name, modality)
     for name in registry.registered("methods")

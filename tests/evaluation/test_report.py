@@ -19,6 +19,8 @@ from avbench.evaluation.report import latex, report, step_confusion
 from avbench.evaluation.result import Result
 from avbench.types import AvbenchError, UsageError
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = Path("/usr/bin/chromium")
 QUICK = {"epochs": "8", "batch_size": "8", "learning_rate": "0.005"}
 

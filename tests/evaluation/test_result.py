@@ -94,6 +94,7 @@ def test_a_result_says_what_every_step_cost(run):
             assert cost.exemplars.clips == 2 * (step + 1) * (12 // (2 * step + 2))
 
 
+@pytest.mark.slow
 def test_a_peak_is_of_its_step_alone(tiny, with_features, tmp_path):
     code = (
         "import numpy as np\nfrom reference_methods.finetune import FineTuning\n"
@@ -191,6 +192,7 @@ def git(folder, *arguments):
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+@pytest.mark.slow
 def test_the_checkout_of_a_method_is_recorded(tiny, with_features, tmp_path):
     code = (
         "from reference_methods.finetune import FineTuning\n"

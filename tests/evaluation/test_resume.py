@@ -19,6 +19,8 @@ from avbench.types import AvbenchError, UsageError
 from reference_methods.ssil import SSIL
 from tests.helpers.processes import wait_for
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"epochs": "6", "batch_size": "8", "learning_rate": "0.005"}
 
 

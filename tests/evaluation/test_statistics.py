@@ -76,6 +76,7 @@ def test_counts_against_plain_loops(seed, seeds, sizes):
 
 
 # What is compared is random: the same examples every time keep a rare one from failing a run.
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(
     st.integers(0, 2**32 - 1),

@@ -292,6 +292,7 @@ def test_features_of_another_preset_are_not_gone_on_with(benchmark: Benchmark) -
     assert len(other.asked) == 11
 
 
+@pytest.mark.slow
 def test_clips_are_read_ahead_but_not_all_of_them(benchmark: Benchmark) -> None:
     """While a batch is encoded the next are read; memory stays bounded."""
     read: list[str] = []
@@ -376,6 +377,7 @@ def films(
     return benchmark
 
 
+@pytest.mark.slow
 def test_a_process_killed_again_and_again_ends_with_the_same_bytes(
     films: Benchmark, tmp_path: Path
 ) -> None:
@@ -409,6 +411,7 @@ def test_a_process_killed_again_and_again_ends_with_the_same_bytes(
     assert failed.keys() == {"c0-004"}
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_loses_nothing(films: Benchmark, tmp_path: Path) -> None:
     features, toml = films.home / "features", str(films.spec.path)
     command = [sys.executable, "-c", KILLED, toml, "0"]

@@ -111,6 +111,7 @@ def test_only_what_is_asked_for_is_fetched(store, server):
     assert server.sent["visual.npy"] - opening == 3 * clip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("residency", ["ram", "disk"])
 def test_a_run_on_features_elsewhere_is_the_same(
     tiny, store, server, in_memory, tmp_path, residency
@@ -170,6 +171,7 @@ def test_what_is_wrong_with_a_place_is_one_line(store, server, tmp_path):
         there.visual(np.array([0, 5]))
 
 
+@pytest.mark.slow
 def test_from_the_command_line(avbench, tiny, store, server, tmp_path):
     command = ["evaluate", "--method", "finetune", "--benchmark", "tiny.toml", "--seeds", "0"]
     command += ["--set", "epochs=1", "--json", "--residency", "disk"]

@@ -489,6 +489,7 @@ def test_what_the_hub_has_is_found_in_its_cache(
     assert find_weights(videomae.HUB_ID, "videomae", None).samefile(snapshot)
 
 
+@pytest.mark.slow
 def test_the_command_line_prepares_and_evaluates(
     avbench: Callable, benchmark: Benchmark, weights: Path, tmp_path: Path
 ) -> None:

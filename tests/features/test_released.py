@@ -103,6 +103,7 @@ importer.import_released(Benchmark.load(sys.argv[1]), [Path(sys.argv[2])], repor
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [write_visual, write_hdf5])
 def test_an_import_killed_again_and_again_ends_with_the_same_bytes(
     tiny: Callable[..., Benchmark], tmp_path: Path, write: Callable
@@ -193,6 +194,7 @@ def in_parts(path: Path, count: int) -> list[Path]:
     return parts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [write_visual, write_hdf5])
 @pytest.mark.parametrize(
     ("method", "parts"),
@@ -639,6 +641,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [write_visual, write_hdf5])
 def test_memory_does_not_grow_with_the_files(
     tiny: Callable[..., Benchmark], tmp_path: Path, write: Callable
@@ -653,6 +656,7 @@ def test_memory_does_not_grow_with_the_files(
     assert int(done.stdout) < 150  # MB
 
 
+@pytest.mark.slow
 def test_the_command_line(avbench: Callable, benchmark: Benchmark, tmp_path: Path) -> None:
     ids = list(benchmark.manifest.clip_ids)
     write_audio(tmp_path / "AVE", ids)

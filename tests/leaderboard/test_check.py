@@ -185,6 +185,7 @@ def test_a_base_that_is_none_is_one_line(committed, base):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_command_line(avbench, boards, candidate, tmp_path):
     rows = json.loads(avbench("leaderboard", "show", "ave-ci", "--json").stdout)
     assert {row["verified"] for row in rows} == {False}

@@ -102,6 +102,7 @@ def test_metadata_at_odds_with_the_run_is_refused(run, of_run, change, message):
     refused(lambda: from_run(run, of_run.model_copy(update=change)), message)
 
 
+@pytest.mark.slow
 def test_an_embellished_result_is_refused(run, of_run):
     record = json.loads((run / "result.json").read_text())
     for row in (0, 1):
@@ -497,6 +498,7 @@ def fuzzed(bundle, random):
 FUZZ = int(os.environ.get("AVBENCH_FUZZ", "400"))
 
 
+@pytest.mark.slow
 def test_damaged_bundles_are_taken_whole_or_refused_in_a_line(tmp_path, candidate, boards):
     to_bundle(candidate(), tmp_path / "whole.zip")
     whole = (tmp_path / "whole.zip").read_bytes()
@@ -543,6 +545,7 @@ def test_damaged_forms_are_read_whole_or_refused_in_a_line(tmp_path, about):
     assert min(read, len(refusals)) > FUZZ / 10
 
 
+@pytest.mark.slow
 def test_submitting_at_once_loses_no_entry(candidate, boards, tmp_path):
     started = []
     for i in range(3):
@@ -558,6 +561,7 @@ def test_submitting_at_once_loses_no_entry(candidate, boards, tmp_path):
     assert check([boards / "toy-ci.json"]).problems == ()
 
 
+@pytest.mark.slow
 def test_a_killed_submit_leaves_a_board_that_can_be_gone_on_with(candidate, boards, tmp_path):
     to_bundle(candidate(), tmp_path / "b.zip")
     code = (

@@ -73,6 +73,7 @@ def judge(proposed):
     return run
 
 
+@pytest.mark.slow
 def test_an_entry_more_passes(proposed, judge, candidate):
     add(candidate(name="third", rng=2), proposed / "leaderboards")
     rendered(proposed / "leaderboards")
@@ -118,6 +119,7 @@ def page(boards, _):
     readme.write_text(readme.read_text().replace("| second |", "| best |"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -139,6 +141,7 @@ def test_what_touches_others_fails(proposed, judge, candidate, change, message):
     assert result.stderr == ""
 
 
+@pytest.mark.slow
 def test_history_rewritten_below_the_base_fails(proposed, judge):
     """A branch whose own past never had the entry."""
     without(proposed / "leaderboards", "second")
@@ -149,6 +152,7 @@ def test_history_rewritten_below_the_base_fails(proposed, judge):
     assert "second was removed since" in result.stdout
 
 
+@pytest.mark.slow
 def test_code_of_the_pull_request_is_not_run(proposed, judge, candidate):
     """Not even by the processes that Python starts in its folder, as it does for many entries."""
     boards = proposed / "leaderboards"

@@ -23,6 +23,7 @@ needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="no Triton
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.parametrize("interpreted", ["1", pytest.param("0", marks=needs_gpu)])
 def test_numbers(interpreted):
@@ -47,6 +48,7 @@ class Compiling:
         return compile_only
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("referring", [0, 1])

@@ -114,6 +114,7 @@ def test_memory_is_lent_again_when_nobody_refers_to_it():
     assert (len(kept), made) == (5, [4, 3, 2, 5])
 
 
+@pytest.mark.slow
 def test_memory_for_large_and_small_batches_by_turns_is_made_once():
     made = []
     lender = Lender(lambda count: made.append(count) or np.empty(count, np.uint8))

@@ -114,6 +114,7 @@ def test_batches_that_are_still_used_are_not_overwritten(store):
         np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_memory_of_batches_is_used_again(store, monkeypatch):
     made = []
     new = module.Column.empty

@@ -35,6 +35,7 @@ def pair(found: Audit, split: str, other: str) -> tuple[int, ...]:
     return row.clips, row.videos, row.same_label, row.overlapping, row.back_to_back
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "test_train", "val_train", "test_val"),
     [
@@ -56,6 +57,7 @@ def test_source_videos_shared_between_splits(name, test_train, val_train, test_v
     assert pair(found, "test", "val") == test_val
 
 
+@pytest.mark.slow
 def test_source_lists_and_missing_times():
     vs100 = audit(Benchmark.load("vs100-ci").manifest)
     assert vs100.source_lists["test"] == {"test": 562, "train": 4438}
@@ -66,6 +68,7 @@ def test_source_lists_and_missing_times():
     assert sounds.source_lists["train"] == {"test": 0, "train": 16329, "unknown": 2891, "val": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("one", "two", "videos"),
     [("ave-ci", "vs100-ci", 89), ("ks-ci", "vs100-ci", 161), ("ave-ci", "ks-ci", 1)],
@@ -111,6 +114,7 @@ def test_a_case_counted_by_hand():
     assert json.loads(json.dumps(found.to_json()))["faults"] == found.faults()
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(
     st.lists(
@@ -152,6 +156,7 @@ def test_a_clean_split_has_no_faults():
     assert "Nothing that an audit can see." in found.to_markdown()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_names())
 def test_audits_in_the_docs_are_what_the_command_says(name, avbench):
     page = ROOT / "docs" / "audits" / f"{name}.md"

@@ -49,6 +49,7 @@ def splits_of_videos(manifest: Manifest) -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_names())
 def test_shipped_files_are_rebuilt_to_the_byte(name, tmp_path):
     """With the pinned pyarrow; the fingerprint holds with any."""
@@ -172,6 +173,7 @@ def test_another_seed_holds_out_others():
     assert len(prints) == 20
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 2**31 - 1), together=st.booleans())
 def test_same_rows_same_fingerprint_in_any_order(data, seed, together):

@@ -140,6 +140,7 @@ def test_corrupt_and_foreign_files_are_refused(tmp_path):
         Manifest.read(tmp_path / "none.parquet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_names())
 def test_shipped_manifests_are_rebuilt_from_their_tables(name):
     benchmark = Benchmark.load(name)

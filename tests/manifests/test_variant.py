@@ -182,6 +182,7 @@ def test_a_path_with_a_colon_is_a_path(tiny, tmp_path):
     assert Benchmark.load(f"{tmp_path}/a:seed=1.toml:steps=6").spec.steps == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ave-ci:seed=3", "toy-ci:first=6", "vs100-ci-clean:steps=4"])
 def test_a_manifest_of_a_variant_survives_the_disk(name, tmp_path):
     from avbench.manifests.builder import verify

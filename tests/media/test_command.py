@@ -163,6 +163,7 @@ def test_a_plan_divides_the_work_by_the_workers(monkeypatch: pytest.MonkeyPatch)
         assert "5.0 GB are free" in printed
 
 
+@pytest.mark.slow
 def test_progress_is_shown_on_a_terminal(avbench: Callable[..., Any]) -> None:
     arguments = ("prepare", "toy-ci", "--limit", "2")
     shown = avbench(*arguments, env={"FORCE_COLOR": "1", "TERM": "dumb"}).stderr

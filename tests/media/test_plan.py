@@ -137,6 +137,7 @@ def test_folders_on_one_disk_share_its_space(
     assert lacking_bytes([(a, 110), (Path("/proc/x"), 120)]) == 30
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_too_small_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 100_000_000_000))
     command = ["vs100-ci", "--dry-run", "--preset"]

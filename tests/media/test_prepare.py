@@ -216,6 +216,7 @@ def test_what_was_refused_before_counts_as_dealt_with(
     assert seen[-1][1:] == (2, 2)
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_resumed(few: Few) -> None:
     ids = [f"clip-{n:02d}" for n in range(12)]
     benchmark = few(ids, sources=("render",))

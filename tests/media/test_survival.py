@@ -31,6 +31,8 @@ import sys
 from avbench.manifests.benchmark import Benchmark
 from avbench.media.prepare import prepare_clips
 from avbench.media.sources.base import Network
+
+pytestmark = pytest.mark.slow
 prepare_clips(
     Benchmark.load(sys.argv[1]),
     sources=[sys.argv[2]],
