@@ -209,6 +209,7 @@ def test_a_folder_of_something_else_is_not_touched(benchmark, tmp_path):
     assert (tmp_path / "photos" / "config.json").read_text() == '{"model": "x"}'
 
 
+@pytest.mark.slow
 def test_missing_features_are_told_and_partial_runs_say_so(tiny, with_features, tmp_path):
     benchmark = tiny()
     with pytest.raises(AvbenchError, match=r"run avbench prepare .*tiny\.toml"):
@@ -402,6 +403,7 @@ def test_an_unfinished_run_of_another_configuration_is_not_taken_up(benchmark, t
     assert not list((tmp_path / "run").glob("unfinished-*"))
 
 
+@pytest.mark.slow
 def test_force_begins_an_unfinished_run_anew(benchmark, tmp_path, stops):
     stops(how=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
@@ -542,6 +544,7 @@ def test_tensorboard_shows_the_log(benchmark, tmp_path, monkeypatch):
         evaluate(benchmark, "finetune", seeds=[0], out=tmp_path / "x", tensorboard=True)
 
 
+@pytest.mark.slow
 def test_a_profile_says_what_the_time_of_every_step_goes_into(benchmark, tmp_path):
     for way, profile in (("off", False), ("on", True)):
         out = tmp_path / way

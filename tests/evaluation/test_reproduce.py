@@ -27,6 +27,8 @@ from avbench.types import AvbenchError, UsageError
 from tests.helpers.processes import children_of, wait_for
 from tests.helpers.runs import run_job
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"epochs": "1"}
 NAMES = {
     "finetune": "Fine-tuning",
@@ -75,7 +77,6 @@ def in_grid(grid, monkeypatch):
     return run
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("suite", SUITES)
 def test_each_suite(suite, grid):
     folder, found = grid
@@ -232,7 +233,6 @@ def test_a_dry_run_needs_no_features(monkeypatch, tmp_path):
     assert result.output.startswith("Error: no features in")
 
 
-@pytest.mark.slow
 def test_a_failed_run_is_named_and_the_others_stand(in_grid, grid, tmp_path):
     runs = tmp_path / "runs"
     shutil.copytree(grid[0] / "runs", runs)
@@ -287,7 +287,6 @@ def small(tiny, with_features):
     return benchmark
 
 
-@pytest.mark.slow
 def test_a_process_says_why_it_failed(small, tmp_path):
     out, why = run_apart(job(tmp_path, small, method="nothing"))
     assert out == str(tmp_path / "run")
@@ -309,7 +308,6 @@ def test_a_process_that_is_killed_is_one_run_that_failed(small, tmp_path):
     assert "ended by signal 9, perhaps for want of memory" in answers[0][1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sign", "backend"), [(signal.SIGINT, "threading"), (signal.SIGKILL, "loky")]
 )
@@ -340,7 +338,6 @@ def test_stopped_by_anything_it_leaves_no_process_and_goes_on(sign, backend, sma
     assert 300 <= sum(found.epochs_done for found in plan.forecasts) < 900 * len(plan.cells)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["loky", "dask"])
 def test_backends_make_the_same_runs(backend, small, tmp_path, monkeypatch):
     monkeypatch.setattr(reproduction, "cells", lambda suite, benchmark: cells(suite, benchmark)[:2])

@@ -211,6 +211,7 @@ def test_a_file_cut_short_behind_its_header_is_found(
             seen(early)
 
 
+@pytest.mark.slow
 def test_bytes_that_turned_give_pictures_or_one_line(write_clip: Callable, tone: Callable) -> None:
     path = write_clip(noise(12), tone(440, 1.2))
     whole = path.read_bytes()

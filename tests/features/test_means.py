@@ -99,6 +99,7 @@ def test_means_that_are_not_those_of_the_tokens_are_found(real, monkeypatch, at_
     assert damaged_means(FeatureStore.open(real.folder)) == ["b", "e"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["icarl-nme", "afc-lsc", "oracle"])
 def test_visual_runs_are_the_same_as_with_all_tokens(
     tiny, with_features, tmp_path, monkeypatch, method

@@ -534,6 +534,7 @@ def test_hostile_hdf5(benchmark: Benchmark, tmp_path: Path) -> None:
         one_line(benchmark, audio, path)
 
 
+@pytest.mark.slow
 def test_hdf5_whose_bytes_turned_is_read_or_told_in_one_line(
     benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -210,6 +210,7 @@ def test_exported_text_is_never_a_formula(opened, boards, candidate, tmp_path):
         assert float(rows[f"entry-{i}"]["Mean accuracy"]) == entries[i].mean_accuracy
 
 
+@pytest.mark.slow
 def test_a_long_board_is_filled_to_its_end_whatever_is_typed_meanwhile(opened, boards, candidate):
     made = candidate()
     entries = [made.entry.model_copy(update={"name": f"entry-{i:04d}"}) for i in range(1000)]

@@ -184,6 +184,7 @@ def test_what_goes_wrong_while_reading_ahead_is_told(store):
         next(sweep)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["avcil", "icarl-nme"])
 def test_runs_are_the_same_to_the_byte(tiny, with_features, tmp_path, method):
     benchmark = tiny()

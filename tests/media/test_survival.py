@@ -24,6 +24,8 @@ from avbench.types import AvbenchError, silent
 from tests.helpers import server as serving
 from tests.helpers.server import MediaServer
 
+pytestmark = pytest.mark.slow
+
 Video = Callable[..., Path]
 
 ALONE = """
@@ -31,8 +33,6 @@ import sys
 from avbench.manifests.benchmark import Benchmark
 from avbench.media.prepare import prepare_clips
 from avbench.media.sources.base import Network
-
-pytestmark = pytest.mark.slow
 prepare_clips(
     Benchmark.load(sys.argv[1]),
     sources=[sys.argv[2]],
