@@ -10,7 +10,7 @@ demo: .venv/avbench
 test: lint
 	$(BIN)/pytest --numprocesses auto --dist worksteal
 
-# What takes seconds: all but the tests marked slow.
+# All but the tests marked slow.
 quick: lint
 	$(BIN)/pytest --numprocesses auto --dist worksteal -m "not slow"
 

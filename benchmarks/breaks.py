@@ -19,19 +19,33 @@ ROOT = Path(__file__).parents[1]
 FAULTS = Path(__file__).with_suffix(".toml")
 
 
+def faults(path: Path) -> list[dict[str, str]]:
+    """Read a list of faults: room, file, and a text of the file that becomes another."""
+    found: list[dict[str, str]] = tomllib.loads(path.read_text(encoding="utf-8"))["break"]
+    return found
+
+
+def tests_of(room: str) -> list[Path]:
+    """Return the tests of a room: a folder, or files whose names begin with the room's."""
+    folder = ROOT / "tests" / room
+    return [folder] if folder.is_dir() else sorted(folder.parent.glob(f"test_{room}*.py"))
+
+
 def noticed_by(fault: dict[str, str]) -> str:
     """Return the first test that fails with a fault in place; nothing if all pass."""
     path = ROOT / fault["file"]
     whole = path.read_text(encoding="utf-8")
     if whole.count(fault["was"]) != 1:
         raise SystemExit(f"{fault['file']}: {fault['was']!r} must be there once: mend {FAULTS}")
-    folder = ROOT / "tests" / fault["room"]
-    files = [folder] if folder.is_dir() else sorted(folder.parent.glob(f"test_{folder.name}*.py"))
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "-p", "no:cacheprovider"]
     try:
         path.write_text(whole.replace(fault["was"], fault["becomes"]), encoding="utf-8")
         ran = subprocess.run(
-            [*command, *map(str, files)], cwd=ROOT, capture_output=True, text=True, check=False
+            [*command, *map(str, tests_of(fault["room"]))],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
         )
     finally:
         path.write_text(whole, encoding="utf-8")
@@ -43,6 +57,10 @@ def noticed_by(fault: dict[str, str]) -> str:
     return failed[0].split(" - ")[0].split(" ")[1]
 
 
+def _cell(text: str) -> str:
+    return f"`{' '.join(text.split())}`".replace("|", "\\|")
+
+
 def main() -> None:
     """Print a row a fault."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -52,12 +70,14 @@ def main() -> None:
     status = ["git", "status", "--porcelain", "--", "avbench", "reference_methods"]
     if subprocess.run(status, cwd=ROOT, capture_output=True, check=True).stdout:
         parser.error("avbench or reference_methods has changes: commit them first")
-    faults = tomllib.loads(given.faults.read_text(encoding="utf-8"))["break"]
     timing.show(
-        ["room", "file", "was", "becomes", "noticed by"],
+        ["file", "was", "becomes", "noticed by"],
         (
-            [*(f"`{fault[key]}`" for key in ("room", "file", "was", "becomes")), noticed_by(fault)]
-            for fault in faults
+            [
+                *(_cell(fault[key]) for key in ("file", "was", "becomes")),
+                noticed_by(fault) or "nothing",
+            ]
+            for fault in faults(given.faults)
             if not given.rooms or fault["room"] in given.rooms
         ),
     )

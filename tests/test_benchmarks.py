@@ -16,7 +16,7 @@ from avbench import registry
 from avbench.features.store import FeatureStore
 from avbench.learning.method import Setup
 from avbench.learning.stream import Batch
-from benchmarks import plain, timing, training
+from benchmarks import breaks, plain, timing, training
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,19 +31,26 @@ def run(*arguments, expect=0):
 
 @pytest.mark.slow
 def test_the_cheap_ones_run_and_are_written_down(tmp_path):
-    run("prepare", "splits", "training", "--quick", "--out", str(tmp_path))
+    run("prepare", "splits", "score", "training", "--quick", "--out", str(tmp_path))
     (page,) = tmp_path.iterdir()
-    assert page.name.endswith("-prepare-splits-training-quick.md")
+    assert page.name.endswith("-prepare-splits-score-training-quick.md")
     text = page.read_text()
     for part in ("| processor |", "| torch |", "| avbench |", "## prepare", "## splits"):
         assert part in text
     assert "| 2,000 | " in text
+    assert "| bootstrap 2 seeds of them | " in text
     assert "| vs100-ci | 61,195 | " in text
     assert "| avcil | audio-visual | tuned | " in text
 
 
 def test_an_unknown_one_is_told():
     assert "no benchmark speed" in run("speed", expect=2).stderr
+
+
+def test_every_place_to_break_is_there_and_its_room_has_tests():
+    for fault in breaks.faults(breaks.FAULTS):
+        assert (ROOT / fault["file"]).read_text().count(fault["was"]) == 1, fault
+        assert breaks.tests_of(fault["room"]), fault
 
 
 def test_ways_are_run_by_turns_and_compared_turn_by_turn():

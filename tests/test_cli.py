@@ -86,7 +86,10 @@ def test_list(avbench):
         (["evaluate", "--method", "avcli", "--benchmark", "toy-ci"], "did you mean avcil"),
         (["evaluate", "--method", "avcil", "--benchmark", "toyci"], "did you mean toy-ci?"),
         (["evaluate", "--method", "avcil", "--benchmark", "toy-ci", "--seeds", "a"], "--seeds a"),
-        (["evaluate", "--method", "avcil", "--benchmark", "toy-ci", "--seeds", "1,1"], "different"),
+        (
+            ["evaluate", "--method", "avcil", "--benchmark", "toy-ci", "--seeds", "1,1"],
+            "--seeds 1,1",
+        ),
         (["evaluate", "--method", "avcil", "--benchmark", "toy-ci", "--set", "x"], "KEY=VALUE"),
         (["evaluate", "--method", "avcil", "--benchmark", "toy-ci", "--set", "ep=1"], "setting"),
         (["prepare", "vs100"], "did you mean vs100-ci or"),
