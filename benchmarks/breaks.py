@@ -54,7 +54,7 @@ def noticed_by(fault: dict[str, str]) -> str:
     failed = [line for line in ran.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     if not failed:
         raise SystemExit(f"pytest itself failed:\n{ran.stdout}{ran.stderr}")
-    return failed[0].split(" - ")[0].split(" ")[1]
+    return failed[0].split(" - ")[0].partition(" ")[2]
 
 
 def _cell(text: str) -> str:
