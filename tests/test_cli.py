@@ -152,6 +152,8 @@ def test_prepare_says_what_it_would_do(avbench, tmp_path):
     text = avbench("prepare", "vs100-ci", "--dry-run", "--split", "test", "--step", "2").stdout
     assert "vs100-ci: 500 clips, 0 are there" in text
     assert "500 to get from youtube" in text
+    last = avbench("prepare", "toy-ci", "--dry-run", "--step", "4").stdout
+    assert "toy-ci: 156 clips, 0 are there" in last
     assert not (tmp_path / "home").exists()
     record = json.loads(avbench("prepare", "ks-ci", "--dry-run", "--json").stdout)
     assert record["clips"] == 23125
