@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from tests.helpers.cli import AVBENCH, one_line
+from tests.helpers.videos import write_video
 
 
 def imported(*arguments: str) -> set[str]:
@@ -189,6 +190,14 @@ def test_prepare_says_what_is_missing_even_if_all_is(avbench, tiny, tmp_path):
         avbench("prepare", "tiny.toml", "--source", "folder:empty", "--json", expect=1).stdout
     )
     assert len(record["failed"]["not in the folder"]) == 30
+
+
+def test_prepare_fails_if_any_clip_is_missing(avbench, tiny, tmp_path):
+    tiny(per_class=5)
+    write_video(tmp_path / "some" / "c0-000.mp4", seconds=1)
+    result = avbench("prepare", "tiny.toml", "--source", "folder:some", expect=1)
+    assert "1 of 30 clips are ready, with filterbank features" in result.stdout
+    assert "29 failed: not in the folder" in result.stdout
 
 
 def test_the_default_source_is_explained(avbench):
