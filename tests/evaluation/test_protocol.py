@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -137,6 +138,22 @@ def test_a_cheat_is_caught(cheat, check, failure, monkeypatch):
         PredictsTheFuture: set(CHECKS),
         DrawsElsewhere: {"resumes at any step with the same bytes"},
     }.get(cheat, set())
+
+
+def test_drawing_from_the_global_generators_is_no_cheat(monkeypatch):
+    """They are seeded anew at every step."""
+
+    class Draws(Honest):
+        modalities = ("audio",)
+
+        def learn(self, task):
+            super().learn(task)
+            with torch.no_grad():
+                self.network.classifier.bias += np.random.rand() * torch.rand(1)  # noqa: NPY002
+
+    monkeypatch.setattr(registry, "load", lambda group, name: Draws)
+    names = ["same seed, same bytes", "resumes at any step with the same bytes"]
+    assert [check.failure for check in check_method("draws", names=names)] == [None, None]
 
 
 def test_knowing_test_labels_is_caught(monkeypatch):
