@@ -13,6 +13,8 @@ from avbench.leaderboard.board import Board, evidence_path
 from avbench.leaderboard.entry import Reported, Verified
 from avbench.leaderboard.render import render
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = Path("/usr/bin/chromium")
 HOSTILE = (
     "www.a.org <img src=x onerror=alert(1)></script><script>alert(2)</script>{{DATA}}|`*_[x](y)"
@@ -210,7 +212,6 @@ def test_exported_text_is_never_a_formula(opened, boards, candidate, tmp_path):
         assert float(rows[f"entry-{i}"]["Mean accuracy"]) == entries[i].mean_accuracy
 
 
-@pytest.mark.slow
 def test_a_long_board_is_filled_to_its_end_whatever_is_typed_meanwhile(opened, boards, candidate):
     made = candidate()
     entries = [made.entry.model_copy(update={"name": f"entry-{i:04d}"}) for i in range(1000)]

@@ -34,6 +34,8 @@ from avbench.media.trim import trim
 from avbench.types import AvbenchError, UsageError
 from tests.helpers.videos import marks
 
+pytestmark = pytest.mark.slow
+
 Few = Callable[..., Benchmark]
 Video = Callable[..., Path]
 Members = Iterable[tuple[str | tarfile.TarInfo, bytes]]
@@ -265,7 +267,6 @@ def test_a_stream_leaves_on_disk_only_what_was_given(tmp_path: Path, few: Few) -
         assert not list(tmp_path.glob("*.mp4"))
 
 
-@pytest.mark.slow
 def test_a_stream_is_not_held_in_memory(tmp_path: Path, few: Few) -> None:
     big = random.Random(0).randbytes(1 << 20)
     many = [(f"{number}.mp4", b"x") for number in range(100, 12_000)]
@@ -557,7 +558,6 @@ def raw_tar(*headers: tuple[tarfile.TarInfo, int]) -> bytes:
     return whole + as_tar([("good.mp4", b"good")])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", ["tar", "tar.gz"])
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
 @pytest.mark.parametrize("size", [8 << 30, 1 << 62, -512, -(1 << 40)])

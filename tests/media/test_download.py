@@ -39,6 +39,8 @@ from tests.helpers.server import (
 )
 from tests.helpers.videos import MPD, write_video
 
+pytestmark = pytest.mark.slow
+
 CALM = Network(timeout_s=5, retries=2, sleep_s=0)
 HASTY = Network(timeout_s=0.5, retries=1, sleep_s=0)
 
@@ -129,7 +131,6 @@ def test_what_does_not_pass_is_told_apart(
     assert server.requests == {"/a.mp4": requests}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("behaviours", "kind", "reason", "requests"),
     [
@@ -212,7 +213,6 @@ def test_but_not_for_ever(
     assert (error.reason, error.permanent) == ("rate limited", False)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("behaviours", [(), (serve,)], ids=["at-first", "while-downloading"])
 def test_pauses_grow_and_are_the_same_every_time(
     server: MediaServer,
@@ -251,7 +251,6 @@ def test_what_is_there_is_not_downloaded_again(
     assert server.requests == {"/a.mp4": 2, "/b.mp4": 2}
 
 
-@pytest.mark.slow
 def test_a_rate_is_kept_and_is_not_called_slow(
     server: MediaServer, content: bytes, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -399,7 +398,6 @@ def test_sight_and_sound_of_the_right_size_are_merged(
     assert asked == {"/360.mp4"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("part", "suffix"), [("sight", "mp4"), ("sound", "webm")])
 def test_half_of_what_is_merged_is_not_taken_for_all(
     server: MediaServer, scratch: Path, tmp_path: Path, part: str, suffix: str
@@ -462,7 +460,6 @@ def child(tmp_path: Path, scratch: Path) -> Callable[[str], subprocess.Popen[str
     return start
 
 
-@pytest.mark.slow
 def test_two_processes_do_not_download_at_once(
     server: MediaServer,
     content: bytes,
@@ -489,7 +486,6 @@ def test_two_processes_do_not_download_at_once(
     assert server.requests[theirs] == 2
 
 
-@pytest.mark.slow
 def test_two_threads_download_at_once_only_if_they_may(
     server: MediaServer, content: bytes, tmp_path: Path
 ) -> None:
@@ -528,7 +524,6 @@ def test_two_threads_download_at_once_only_if_they_may(
     assert succeeds(1) == []
 
 
-@pytest.mark.slow
 def test_a_killed_process_holds_no_slot(
     server: MediaServer,
     content: bytes,

@@ -35,6 +35,8 @@ from tests.helpers.processes import wait_for
 from tests.helpers.server import MediaServer
 from tests.helpers.videos import MPD, ffmpeg_made, marks, packed
 
+pytestmark = pytest.mark.slow
+
 Few = Callable[..., Benchmark]
 Video = Callable[..., Path]
 
@@ -263,7 +265,6 @@ def test_clips_are_looked_at_and_not_only_counted(few: Few) -> None:
     assert ledger_of(benchmark)["b"].detail.startswith("undecodable")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["loky", "dask"])
 def test_processes_make_the_same_clips_as_threads(few: Few, backend: str) -> None:
     ids = [f"clip-{n}" for n in range(6)]
@@ -324,7 +325,6 @@ def hears_ctrl_c() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("hears_ctrl_c")
 def test_ctrl_c_ends_in_one_line_and_goes_on_later(few: Few) -> None:
     benchmark = few([f"clip-{n:02d}" for n in range(30)], sources=("render",), seconds=2.0)

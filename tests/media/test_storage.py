@@ -34,6 +34,8 @@ from tests.helpers import server as serving
 from tests.helpers.server import MediaServer
 from tests.helpers.videos import packed
 
+pytestmark = pytest.mark.slow
+
 Few = Callable[..., Benchmark]
 Video = Callable[..., Path]
 
@@ -194,7 +196,6 @@ def cluster_of(hosts: list[dict[str, Any]]) -> Iterator[Any]:
         yield cluster
 
 
-@pytest.mark.slow
 def test_workers_without_a_common_disk_of_which_one_is_killed(
     tmp_path: Path, few: Few, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,7 +247,6 @@ def where(number: int) -> int:
     return os.getpid()
 
 
-@pytest.mark.slow
 def test_work_goes_to_the_workers_that_have_what_it_takes(
     tmp_path: Path, few: Few, server: MediaServer, video: Video, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,8 @@ from avbench.media.probe import InvalidClip, validate
 from avbench.media.trim import trim
 from tests.helpers.videos import ffmpeg_made, marks
 
+pytestmark = pytest.mark.slow
+
 Video = Callable[..., Path]
 
 
