@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -69,6 +70,15 @@ def test_the_papers_rows_are_as_printed():
         "ks-ci": 27,
         "vs100-ci": 29,
     }
+
+
+@pytest.mark.parametrize("name", ["ave-ci", "toy-ci"])
+def test_digests_follow_the_rule_in_the_docs(name):
+    board = json.loads((SHIPPED / f"{name}.json").read_text())
+    for entry in board["entries"]:
+        digest = entry.pop("digest")
+        text = json.dumps([name, entry], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        assert digest == hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def test_boards_of_the_format_before_stay_readable():

@@ -159,17 +159,6 @@ def move(boards, _):
     rendered(boards)
 
 
-AS_THEY_ARE = [
-    page,
-    edit_by_hand,
-    link_the_folder,
-    link_the_folder_to_the_base,
-    link_a_board,
-    link_predictions,
-    move,
-]
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -179,7 +168,6 @@ AS_THEY_ARE = [
         (link_a_board, "leaderboards/toy-ci.json: is a link"),
         (link_predictions, "leaderboards/predictions/toy-ci/second.parquet: is a link"),
         (move, "leaderboards/toy-ci.json: was removed since"),
-        ("preset: must be audiomae-16k, avcil, filterbank, released or, of others, such as",),
         (delete, "second was removed since"),
         (edit, "second was changed since"),
         (rename, "second was removed since"),
@@ -190,7 +178,7 @@ AS_THEY_ARE = [
 def test_what_touches_others_fails(proposed, judge, candidate, change, message):
     boards = proposed / "leaderboards"
     change(boards, candidate)
-    if change not in AS_THEY_ARE:
+    if change in (delete, edit, rename, copy):
         rendered(boards)
     result = judge()
     assert result.returncode == 1
