@@ -10,7 +10,7 @@ from typing import Any
 
 from avbench.evaluation.score import Score
 from avbench.leaderboard import evidence
-from avbench.leaderboard.board import EDITED, FORMAT, BoardFile, evidence_path, read_bytes
+from avbench.leaderboard.board import EDITED, FORMAT, Board, BoardFile, evidence_path, read_bytes
 from avbench.leaderboard.copies import Errors, complaints
 from avbench.leaderboard.entry import Submission, Verified
 from avbench.leaderboard.history import LINK, Base, links
@@ -145,19 +145,13 @@ def _of_board(
         problems = list(_of_file(path, file, data))
     except AvbenchError as error:
         return 0, [Problem(str(path), str(error).removeprefix(f"{path}: "))]
-    before = base.boards.get(path.name, ()) if base else ()
-    old = {entry.name for entry in before}
+    old = {entry.name for entry in base.boards.get(path.name, ())} if base else set()
     entries = [entry for entry in file.board.entries if isinstance(entry, Verified)]
     # Whoever was there before is the original, not the copy.
     entries.sort(key=lambda entry: entry.name not in old)
     wrong = list(_of_entries(path, entries, workers, report))
-    now = {entry.name: entry for entry in file.board.entries}
-    for entry in before:
-        if entry.name not in now:
-            problems.append(Problem(str(path), f"{entry.name} was removed since {base.revision}"))
-        elif now[entry.name] != entry:
-            problems.append(Problem(str(path), f"{entry.name} was changed since {base.revision}"))
-    return len(entries) - len({problem.file for problem in wrong}), [*problems, *wrong]
+    problems += [*wrong, *(_changed(path, file.board, base) if base else ())]
+    return len(entries) - len({problem.file for problem in wrong}), problems
 
 
 def _of_file(path: Path, file: BoardFile, data: bytes) -> Iterable[Problem]:
@@ -230,8 +224,18 @@ def _verify(entries: Sequence[Verified], boards: Path) -> list[tuple[str, Errors
     return found
 
 
+def _changed(path: Path, board: Board, base: Base) -> Iterable[Problem]:
+    """Compare a board with what it was; entries are only ever added."""
+    now = {entry.name: entry for entry in board.entries}
+    for entry in base.boards.get(path.name, ()):
+        if entry.name not in now:
+            yield Problem(str(path), f"{entry.name} was removed since {base.revision}")
+        elif now[entry.name] != entry:
+            yield Problem(str(path), f"{entry.name} was changed since {base.revision}")
+
+
 def _lost(folder: Path, base: Base) -> Iterable[Problem]:
-    """Find boards of a revision that are no longer there; entries are only ever added."""
+    """Find boards of a revision that are no longer there."""
     if not base.boards:
         yield Problem(str(folder), f"has no boards at {base.revision}: nothing was compared")
     for name in base.boards:

@@ -70,8 +70,8 @@ def _ascii(text: str) -> str:
 
 
 def _visible(text: str) -> str:
-    if not text.isprintable() or " ".join(text.split()) != text:
-        raise ValueError("must be printable, without spaces around it or in a row")
+    if not text.isprintable() or text != text.strip():
+        raise ValueError("must be printable, without spaces around it")
     if not any(character.isalnum() for character in text):
         raise ValueError("must hold a letter or a digit")
     return text

@@ -274,7 +274,7 @@ def test_hashes_are_whole(tmp_path, candidate, value):
     refused(lambda: from_bundle(tmp_path / "b.zip"), "preset_hash: must be the 64 lowercase digits")
 
 
-LOOK_ALIKE = ["\u0410V-CIL", "\ufb01netune", "\uff21", "\u3164", "\u2800", "-", "...", "a  b"]
+LOOK_ALIKE = ["\u0410V-CIL", "\ufb01netune", "\uff21", "\u3164", "\u2800", "-", "..."]
 
 
 @pytest.mark.parametrize("field", ["method", "pretraining"])
@@ -295,7 +295,6 @@ def test_texts_that_look_like_others_or_like_nothing_are_refused(tmp_path, candi
         "A\u034f. Author",
         "\u2800",
         "...",
-        "A.  Author",
         "A. Author\u2044",
     ],
 )
