@@ -14,6 +14,7 @@ from avbench import resources
 from avbench.leaderboard.board import Board, BoardFile
 from avbench.leaderboard.check import check, check_pages
 from avbench.leaderboard.entry import Reported, Verified
+from avbench.leaderboard.history import Base
 from avbench.leaderboard.render import render
 from avbench.leaderboard.submit import add, to_bundle
 from avbench.types import AvbenchError
@@ -306,6 +307,15 @@ def test_entries_published_in_the_format_before_are_compared(boards):
     Board(benchmark="toy-ci", entries=(changed, *others)).write(path)
     assert messages(path) == []
     assert messages(path, base="HEAD") == ["afc-lsc was changed since HEAD"]
+
+
+def test_the_base_is_read_at_the_path_that_was_typed(path, boards):
+    commit(boards.parent)
+    boards.rename(boards.parent / "elsewhere")
+    boards.symlink_to("elsewhere")
+    published = Base.of(boards, "HEAD").boards
+    assert [entry.name for entry in published["toy-ci.json"]] == ["mine", "second"]
+    assert Base.of(boards.parent / "elsewhere", "HEAD").boards == {}
 
 
 def test_outside_a_work_tree_there_is_no_base(path):
