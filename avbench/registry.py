@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import sys
 from difflib import get_close_matches
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,13 @@ def registered(group: Group) -> dict[str, EntryPoint]:
                 " uninstall one"
             )
     return dict(sorted(found.items()))
+
+
+@cache
+def own(group: Group) -> tuple[str, ...]:
+    """Return the names that avbench itself registers, sorted, whatever else is installed."""
+    points = entry_points(group=f"avbench.{group}")
+    return tuple(sorted({p.name for p in points if p.dist and p.dist.name == "avbench"}))
 
 
 def load(group: Group, name: str) -> Any:

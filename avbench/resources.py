@@ -189,7 +189,7 @@ def replacing(target: Path, *, folder: bool = False) -> Iterator[Path]:
 def alone(folder: Path, doing: str, *, wait: bool = False) -> Iterator[None]:
     """Keep other processes off a folder, and clear what killed ones left half-written.
 
-    The lock dies with its process.
+    The lock dies with its process. Whoever holds it may remove its file, `folder/.lock`.
 
     Args:
         folder: Made if it does not exist.
@@ -202,14 +202,8 @@ def alone(folder: Path, doing: str, *, wait: bool = False) -> Iterator[None]:
     path = folder / ".lock"
     with writing(path):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = path.open("a+")
+        lock = _locked(path, doing, wait)
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            lock.seek(0)
-            theirs = lock.read().partition(" ")[2] or doing
-            raise AvbenchError(f"{folder}: another run is {theirs}: wait for it to end") from error
         _note(lock, f"{os.getpid()} {doing}")
         for left in folder.glob(".partial-*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -217,6 +211,26 @@ def alone(folder: Path, doing: str, *, wait: bool = False) -> Iterator[None]:
             yield
         finally:
             _note(lock, "")
+
+
+def _locked(path: Path, doing: str, wait: bool) -> TextIO:
+    """Return a lock file, open and locked."""
+    while True:
+        lock = path.open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            with lock:
+                lock.seek(0)
+                theirs = lock.read().partition(" ")[2] or doing
+            raise AvbenchError(
+                f"{path.parent}: another run is {theirs}: wait for it to end"
+            ) from error
+        # Its last holder may have removed the file meanwhile: others would not see this lock.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                return lock
+        lock.close()
 
 
 def is_held(folder: Path) -> bool:

@@ -53,6 +53,7 @@ def fill(boards: Path, entries: int) -> int:
             exemplars=1500,
             pretraining="none",
             preset="filterbank",
+            preset_hash="ab" * 32,
             coverage=1.0,
         )
         data = evidence.to_bytes(score)

@@ -303,7 +303,7 @@ def test_the_page_about_leaderboards(tmp_path, with_features, monkeypatch):
     run(bundle, tmp_path)
     init, add = others.splitlines()
     run(init, tmp_path)
-    known = {"modality": "audio", "access": "incremental", "preset": "own"}
+    known = {"modality": "audio", "access": "incremental", "preset": "other:own"}
     fill_in(tmp_path / "other.toml", name="other", exemplars=0, coverage=1.0, **known)
     assert "other" in run(add, tmp_path)
     run(render, tmp_path)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from avbench import resources
 from avbench.resources import alone, home, replacing, writing
 from avbench.types import AvbenchError
+from tests.helpers.processes import all_wait_for_a_lock, wait_for
 
 
 def test_the_smallest_limit_on_memory_holds(tmp_path, monkeypatch):
@@ -84,6 +88,29 @@ def test_a_lock_is_held_once_and_clears_what_a_killed_run_left(tmp_path):
             pass
     with alone(tmp_path, "at work"):
         pass
+
+
+def test_a_lock_whose_file_its_holder_removed_is_taken_anew(tmp_path):
+    inside, leave = threading.Event(), threading.Event()
+
+    def wait():
+        with alone(tmp_path, "waiting", wait=True):
+            inside.set()
+            leave.wait(60)
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    with alone(tmp_path, "removing"):
+        waiting.start()
+        wait_for(lambda: all_wait_for_a_lock([SimpleNamespace(pid=os.getpid())]))
+        (tmp_path / ".lock").unlink()
+    assert inside.wait(60)
+    with (
+        pytest.raises(AvbenchError, match="another run is waiting"),
+        alone(tmp_path, "a third"),
+    ):
+        pass
+    leave.set()
+    waiting.join()
 
 
 def test_a_home_of_nobody(monkeypatch):

@@ -109,17 +109,20 @@ def check(files: tuple[Path, ...], base: str | None, workers: int, as_json: bool
 @leaderboard.command()
 @_boards_option
 def render(boards: Path) -> None:
-    """Make README.md and index.html of the boards.
+    """Make README.md and index.html of the boards, and bring boards into today's format.
 
     \b
     Example:
       avbench leaderboard render
     """
     from avbench.leaderboard import render as rendering
+    from avbench.leaderboard.board import rewrite
     from avbench.leaderboard.submit import refuse_installed
     from avbench.resources import replacing
 
     refuse_installed(boards)
+    for path in rewrite(boards):
+        click.echo(path)
     for name, text in rendering.render(boards).items():
         with replacing(boards / name) as temporary:
             temporary.write_text(text, encoding="utf-8")

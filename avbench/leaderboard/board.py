@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from avbench import resources
-from avbench.leaderboard.entry import Entry, Name, Record, Verified, reason
+from avbench.leaderboard.entry import Entry, Name, Record, Verified, outline, reason
 from avbench.manifests.spec import load_spec, shipped_names
 from avbench.resources import replacing
 from avbench.types import AvbenchError
 
-FORMAT: Final = 2  # raise it with every change that older boards or readers do not know
+FORMAT: Final = 3  # raise it with every change that older boards or readers do not know
+EDITED: Final = "edited since avbench wrote it: restore it from version control"
 
+_WITHOUT_DIGESTS: Final = 2
 _MOST_BYTES = 64_000_000
 _NUMBERS = re.compile(r"\[\n\s+([-0-9.e,\s]+?)\n\s+\]")
 
@@ -24,7 +28,7 @@ _NUMBERS = re.compile(r"\[\n\s+([-0-9.e,\s]+?)\n\s+\]")
 class Board(Record):
     """The entries of one benchmark, in the order of their names."""
 
-    format: Literal[2] = FORMAT
+    format: Literal[2, 3] = FORMAT
     benchmark: Name
     entries: tuple[Entry, ...] = Field(default=())
 
@@ -33,6 +37,10 @@ class Board(Record):
         names = [entry.name for entry in self.entries]
         if names != sorted(set(names)):
             raise ValueError("entries must have different names and be sorted by them")
+        looks: dict[str, str] = {}
+        for name in names:
+            if (other := looks.setdefault(outline(name), name)) != name:
+                raise ValueError(f"{name} looks like {other}: choose another name")
         for entry in self.entries:
             if entry.kind == "verified" and entry.benchmark != self.benchmark:
                 raise ValueError(f"{entry.name} is an entry of another benchmark")
@@ -47,39 +55,26 @@ class Board(Record):
         """Read a board.
 
         Raises:
-            AvbenchError: If the file is missing or is not a board.
+            AvbenchError: If the file is missing, is not a board, or has entries that were edited.
         """
-        if not path.is_file():
-            raise AvbenchError(f"no leaderboard {path}: check the benchmark and the folder")
-        if path.stat().st_size > _MOST_BYTES:
-            raise AvbenchError(f"{path}: too large for a leaderboard: remove it")
-        return cls.parse(path.read_bytes(), str(path))
+        return cls.parse(read_bytes(path), str(path))
 
     @classmethod
     def parse(cls, data: bytes, origin: str) -> Board:
         """Read a board from the bytes of its file.
 
         Raises:
-            AvbenchError: If it is not one.
+            AvbenchError: If it is not one, or has entries that were edited.
         """
-        try:
-            return cls.model_validate_json(data)
-        except ValidationError as error:
-            if any(found["loc"] == ("format",) for found in error.errors()):
-                raise AvbenchError(
-                    f"{origin}: not format {FORMAT} of a leaderboard: use the avbench that wrote it"
-                ) from error
-            raise AvbenchError(
-                f"{origin}: not a leaderboard of avbench: {reason(error)}"
-            ) from error
+        file = BoardFile.parse(data, origin)
+        if file.edited:
+            raise AvbenchError(f"{origin}: {', '.join(file.edited)}: {EDITED}")
+        return file.board
 
     def to_text(self) -> str:
         """Return the canonical text: what is not known is left out, numbers share a line."""
         record = self.model_dump(mode="json")
-        record["entries"] = [
-            {"name": entry["name"]} | {k: v for k, v in entry.items() if v is not None}
-            for entry in record["entries"]
-        ]
+        record["entries"] = [_with_digest(self.benchmark, entry) for entry in record["entries"]]
         text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
         # A line break is never inside a text of JSON.
         return _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
@@ -104,6 +99,76 @@ class Board(Record):
             raise AvbenchError(f"{self.benchmark}: {reason(error)}") from error
 
 
+@dataclass(frozen=True)
+class BoardFile:
+    """A board as its file holds it.
+
+    Attributes:
+        board: What it says, in today's format.
+        format: Of the file.
+        edited: Names of entries whose digest is not theirs, or is missing.
+    """
+
+    board: Board
+    format: int
+    edited: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, data: bytes, origin: str) -> BoardFile:
+        """Read a board from the bytes of its file, whether or not its entries were edited.
+
+        Raises:
+            AvbenchError: If it is not one.
+        """
+        try:
+            board = Board.model_validate_json(data)
+        except ValidationError as error:
+            if any(found["loc"] == ("format",) for found in error.errors()):
+                raise AvbenchError(
+                    f"{origin}: not format {FORMAT} of a leaderboard: use the avbench that wrote it"
+                ) from error
+            raise AvbenchError(
+                f"{origin}: not a leaderboard of avbench: {reason(error)}"
+            ) from error
+        edited = []
+        for entry in board.entries:
+            written = _with_digest(board.benchmark, entry.model_dump(mode="json"))["digest"]
+            if entry.digest != (None if board.format == _WITHOUT_DIGESTS else written):
+                edited.append(entry.name)
+        entries = tuple(entry.model_copy(update={"digest": None}) for entry in board.entries)
+        today = Board(benchmark=board.benchmark, entries=entries)
+        return cls(today, board.format, tuple(edited))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of a board's file.
+
+    Raises:
+        AvbenchError: If the file is missing or too large.
+    """
+    if not path.is_file():
+        raise AvbenchError(f"no leaderboard {path}: check the benchmark and the folder")
+    if path.stat().st_size > _MOST_BYTES:
+        raise AvbenchError(f"{path}: too large for a leaderboard: remove it")
+    return path.read_bytes()
+
+
+def rewrite(boards: Path) -> list[Path]:
+    """Bring the boards of a folder into today's format; return the files that were not in it.
+
+    Raises:
+        AvbenchError: If a file is not a board, or has entries that were edited.
+    """
+    written = []
+    for path in (boards / f"{name}.json" for name in shipped_names()):
+        if path.is_file():
+            board = Board.read(path)
+            if path.read_bytes() != board.to_text().encode():
+                board.write(path)
+                written.append(path)
+    return written
+
+
 def shipped_board(benchmark: str) -> Board:
     """Read the board that comes with avbench.
 
@@ -122,16 +187,12 @@ def evidence_path(boards: Path, benchmark: str, name: str) -> Path:
     return boards / "predictions" / benchmark / f"{name}.parquet"
 
 
-def check_places(boards: Path, benchmark: str) -> None:
-    """Refuse boards of which a part lies elsewhere by a link: it could lead anywhere.
-
-    Raises:
-        AvbenchError: If one does.
-    """
-    root = boards.resolve()
-    for place in (Path(f"{benchmark}.json"), Path("predictions"), Path("predictions", benchmark)):
-        if (root / place).resolve() != root / place:
-            raise AvbenchError(f"{boards / place}: is a link: put what it leads to there itself")
+def _with_digest(benchmark: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of an entry as files hold it: without unknown values, with its digest."""
+    content = {k: v for k, v in entry.items() if v is not None and k != "digest"}
+    canonical = json.dumps([benchmark, content], sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(canonical.encode()).hexdigest()
+    return {"name": entry["name"]} | content | {"digest": digest}
 
 
 def schema() -> dict[str, Any]:

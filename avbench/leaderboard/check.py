@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,9 +10,10 @@ from typing import Any
 
 from avbench.evaluation.score import Score
 from avbench.leaderboard import evidence
-from avbench.leaderboard.board import Board, check_places, evidence_path
+from avbench.leaderboard.board import EDITED, FORMAT, Board, BoardFile, evidence_path, read_bytes
 from avbench.leaderboard.copies import Errors, complaints
-from avbench.leaderboard.entry import Entry, Submission, Verified
+from avbench.leaderboard.entry import Submission, Verified
+from avbench.leaderboard.history import LINK, Base, links
 from avbench.leaderboard.render import render
 from avbench.types import AvbenchError, Report, silent
 
@@ -63,44 +64,41 @@ def check(
     Raises:
         AvbenchError: If there is no such revision.
     """
+    paths = [Path(os.path.normpath(path)) for path in paths]
     problems: list[Problem] = []
     verified = 0
-    for path in paths:
-        before = () if base is None else _before(path, base)
-        try:
-            board = Board.read(path)
-            found = list(_of_file(path, board))
-        except AvbenchError as error:
-            problems.append(Problem(str(path), str(error).removeprefix(f"{path}: ")))
-            continue
-        entries = [entry for entry in board.entries if isinstance(entry, Verified)]
-        old = {entry.name for entry in before}
-        # Whoever was there before is the original, not the copy.
-        entries.sort(key=lambda entry: entry.name not in old)
-        wrong = list(_of_entries(path, entries, workers, report))
-        verified += len(entries) - len({problem.file for problem in wrong})
-        problems += [*found, *wrong, *_changed(path, board, before, base)]
-    if base is not None:
-        problems += _removed(paths, base)
+    for folder in sorted({path.parent for path in paths}):
+        before = None if base is None else Base.of(folder, base)
+        linked = links(folder)
+        problems += [Problem(str(link), LINK) for link in linked]
+        for path in paths:
+            if path.parent == folder and not linked:
+                agreed, found = _of_board(path, before, workers, report)
+                verified += agreed
+                problems += found
+        if before is not None:
+            problems += _lost(folder, before)
     return Findings(verified, tuple(problems))
 
 
 def check_pages(boards: Path) -> list[Problem]:
-    """Verify that the pages beside the boards show what the boards hold."""
-    return [
-        Problem(str(boards / name), "does not show these boards: run avbench leaderboard render")
-        for name, text in render(boards).items()
-        if (boards / name).exists() and _content(boards / name) != text.encode()
-    ]
+    """Verify that there are pages beside the boards, and that they show what the boards hold."""
+    problems = []
+    for name, text in render(boards).items():
+        if (content := _content(boards / name)) != text.encode():
+            what = "is missing" if content is None else "does not show these boards"
+            problems.append(Problem(str(boards / name), f"{what}: run avbench leaderboard render"))
+    return problems
 
 
 def strays(boards: Path) -> list[Problem]:
     """Find what lies in a folder of boards and is of none."""
     names = {path.stem for path in boards.glob("*.json")}
-    own = {"README.md", "index.html", "predictions", ".lock", *(f"{name}.json" for name in names)}
+    own = {"README.md", "index.html", *(f"{name}.json" for name in names)}
     found = [path for path in boards.iterdir() if path.name not in own]
     folder = boards / "predictions"
     if folder.is_dir():
+        found.remove(folder)
         found += [path for path in folder.iterdir() if path.name not in names]
     return [Problem(str(path), "is of no leaderboard: remove it") for path in sorted(found)]
 
@@ -137,13 +135,39 @@ def broken_rule(said: Submission, score: Score) -> str:
     return ""
 
 
-def _of_file(path: Path, board: Board) -> Iterable[Problem]:
+def _of_board(
+    path: Path, base: Base | None, workers: int, report: Report
+) -> tuple[int, list[Problem]]:
+    """Check a board; return how many of its entries agree with their predictions, and the rest."""
+    try:
+        data = read_bytes(path)
+        file = BoardFile.parse(data, str(path))
+        problems = list(_of_file(path, file, data))
+    except AvbenchError as error:
+        return 0, [Problem(str(path), str(error).removeprefix(f"{path}: "))]
+    old = {entry.name for entry in base.boards.get(path.name, ())} if base else set()
+    entries = [entry for entry in file.board.entries if isinstance(entry, Verified)]
+    # Whoever was there before is the original, not the copy.
+    entries.sort(key=lambda entry: entry.name not in old)
+    wrong = list(_of_entries(path, entries, workers, report))
+    problems += [*wrong, *(_changed(path, file.board, base) if base else ())]
+    return len(entries) - len({problem.file for problem in wrong}), problems
+
+
+def _of_file(path: Path, file: BoardFile, data: bytes) -> Iterable[Problem]:
     """Check what can be seen without computing anything."""
+    board = file.board
     if board.benchmark != path.stem:
         raise AvbenchError(f"{path}: is of {board.benchmark}: rename it")
-    check_places(path.parent, board.benchmark)
     fingerprint = evidence.layout_of(board.benchmark).benchmark.manifest.fingerprint
-    if path.read_bytes() != board.to_text().encode():
+    if file.format != FORMAT:
+        yield Problem(
+            str(path),
+            f"is of format {file.format}, without digests: run avbench leaderboard render",
+        )
+    elif file.edited:
+        yield from (Problem(str(path), f"{name}: {EDITED}") for name in file.edited)
+    elif data != board.to_text().encode():
         yield Problem(str(path), "is not written as avbench writes it: was it edited by hand?")
     expected = set()
     for entry in board.entries:
@@ -200,47 +224,20 @@ def _verify(entries: Sequence[Verified], boards: Path) -> list[tuple[str, Errors
     return found
 
 
-def _before(path: Path, base: str) -> tuple[Entry, ...]:
-    """Return the entries that a board had."""
-    _git(path.parent, "rev-parse", "--verify", "--end-of-options", f"{base}^{{commit}}")
-    if path.name not in _boards_at(path.parent, base):
-        return ()
-    data = _git(path.parent, "show", "--end-of-options", f"{base}:./{path.name}")
-    return Board.parse(data, f"{path} at {base}").entries
-
-
-def _changed(
-    path: Path, board: Board, before: Sequence[Entry], base: str | None
-) -> Iterable[Problem]:
+def _changed(path: Path, board: Board, base: Base) -> Iterable[Problem]:
     """Compare a board with what it was; entries are only ever added."""
     now = {entry.name: entry for entry in board.entries}
-    for entry in before:
+    for entry in base.boards.get(path.name, ()):
         if entry.name not in now:
-            yield Problem(str(path), f"{entry.name} was removed since {base}")
+            yield Problem(str(path), f"{entry.name} was removed since {base.revision}")
         elif now[entry.name] != entry:
-            yield Problem(str(path), f"{entry.name} was changed since {base}")
+            yield Problem(str(path), f"{entry.name} was changed since {base.revision}")
 
 
-def _removed(paths: Sequence[Path], base: str) -> Iterable[Problem]:
-    for folder in sorted({path.parent for path in paths}):
-        for name in _boards_at(folder, base):
-            if not (folder / name).is_file():
-                yield Problem(str(folder / name), f"was removed since {base}")
-
-
-def _boards_at(folder: Path, base: str) -> list[str]:
-    listing = _git(folder, "ls-tree", "--name-only", "-z", "--end-of-options", base, "./")
-    return [name for name in listing.decode().split("\0") if name.endswith(".json")]
-
-
-def _git(folder: Path, *arguments: str) -> bytes:
-    try:
-        result = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, check=False
-        )
-    except FileNotFoundError as error:
-        raise AvbenchError("--base needs git: install it") from error
-    if result.returncode:
-        why = (result.stderr.decode(errors="replace").strip().splitlines() or ["failed"])[-1]
-        raise AvbenchError(f"git {arguments[0]} in {folder}: {why}: check --base")
-    return result.stdout
+def _lost(folder: Path, base: Base) -> Iterable[Problem]:
+    """Find boards of a revision that are no longer there."""
+    if not base.boards:
+        yield Problem(str(folder), f"has no boards at {base.revision}: nothing was compared")
+    for name in base.boards:
+        if not (folder / name).is_file():
+            yield Problem(str(folder / name), f"was removed since {base.revision}")

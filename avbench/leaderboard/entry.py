@@ -3,30 +3,124 @@
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from avbench import registry
 from avbench.evaluation.metrics import METRICS, OF_EARLIER_STEPS, accuracy_per_step
 from avbench.evaluation.score import Score
 from avbench.evaluation.statistics import Summary
 from avbench.types import Modality
 
 _DECIMALS = 4
+_NAME: Final = "^[a-z0-9]+(-[a-z0-9]+)*$"
+_URL: Final = (
+    r"^https?://([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]{2,}(:[0-9]{1,5})?"
+    r"([/?#][!#-;=?-\[\]_a-z~]*)?$"
+)
+_HASH: Final = "^[0-9a-f]{64}$"
+_MEANING = {
+    _NAME: "must be lowercase letters and digits, in words joined by single dashes",
+    _URL: "must be an http or https address of a named host, without a user",
+    _HASH: "must be the 64 lowercase digits of a SHA-256",
+}
+_OTHER: Final = "other:"
+_LOOKS = str.maketrans({"0": "o", "1": "l", "i": "l", "-": None})
+# Scripts with letters that look like those of another.
+_ALIKE = {"ARMENIAN", "CHEROKEE", "COPTIC", "CYRILLIC", "GREEK", "LATIN", "LISU"}
+# Letters and marks that show nothing.
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 
 
-def _printable(text: str) -> str:
-    if not text.isprintable() or text != text.strip():
-        raise ValueError("must be printable, without spaces around it")
+def outline(name: str) -> str:
+    """Return what the eye makes of a name: names of equal outline look alike."""
+    return name.translate(_LOOKS).replace("rn", "m").replace("vv", "w")
+
+
+def preset_of(encoder: str) -> str:
+    """Return how boards call the features of a registered encoder.
+
+    Encoders of other packages are marked, since nobody who checks a board need have them.
+    """
+    if encoder in registry.own("encoders"):
+        return encoder
+    return _OTHER + re.sub("[^a-z0-9]+", "-", encoder.lower()).strip("-")
+
+
+def _ascii(text: str) -> str:
+    if not text.isascii():
+        raise ValueError("must be plain ASCII")
     return text
 
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
-Text = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
-Url = Annotated[str, Field(max_length=500, pattern=r"^https?://[A-Za-z0-9][!#-;=?-\[\]_a-z~]*$")]
-Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
+def _visible(text: str) -> str:
+    if not text.isprintable() or text != text.strip():
+        raise ValueError("must be printable, without spaces around it")
+    if not any(character.isalnum() for character in text):
+        raise ValueError("must hold a letter or a digit")
+    return text
+
+
+def _personal(text: str) -> str:
+    """Refuse a name of a person that shows nothing, or may show another's."""
+    if unicodedata.normalize("NFKC", text) != text:
+        raise ValueError("must be in Unicode's normal form NFKC")
+    others = [character for character in text if not character.isascii()]
+    if _INVISIBLE.search(text) or any(unicodedata.category(c)[0] not in "LM" for c in others):
+        raise ValueError("must hold letters, and punctuation of ASCII only")
+    scripts = {unicodedata.name(c, "").partition(" ")[0] for c in text if c.isalpha()}
+    if len(scripts & _ALIKE) > 1:
+        raise ValueError(f"must not mix {' and '.join(sorted(scripts & _ALIKE)).title()} letters")
+    return text
+
+
+def _host_as_shown(url: str) -> str:
+    if "xn--" in (urlsplit(url).hostname or ""):
+        raise ValueError("must not name a host in Punycode")
+    return url
+
+
+def _preset(name: str) -> str:
+    own = registry.own("encoders")
+    other = name.removeprefix(_OTHER)
+    if name in own:
+        return name
+    if other == name or not re.fullmatch(_NAME, other):
+        raise ValueError(f"must be {', '.join(own)} or, of others, such as other:my-encoder")
+    if outline(other) in {outline(preset) for preset in own}:
+        raise ValueError(f"must not look like one of {', '.join(own)}")
+    return name
+
+
+Name = Annotated[str, Field(max_length=64, pattern=_NAME)]
+Text = Annotated[
+    str, Field(min_length=1, max_length=200), AfterValidator(_visible), AfterValidator(_ascii)
+]
+Author = Annotated[
+    str, Field(min_length=1, max_length=200), AfterValidator(_visible), AfterValidator(_personal)
+]
+Preset = Annotated[str, Field(min_length=1, max_length=70), AfterValidator(_preset)]
+Url = Annotated[str, Field(max_length=500, pattern=_URL), AfterValidator(_host_as_shown)]
+Hash = Annotated[str, Field(pattern=_HASH)]
+Digest = Annotated[
+    Hash | None, Field(description="SHA-256 of the rest of the entry and its board's benchmark")
+]
 Percent = Annotated[float, Field(ge=-100, le=100)]
 Seeds = Annotated[
     tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1, max_length=100)
@@ -46,7 +140,7 @@ class Submission(Record):
 
     name: Name = Field(description="unique on its board, such as my-method")
     method: Text = Field(description="how people call the method")
-    authors: tuple[Text, ...] = Field(min_length=1, max_length=100, description="who made it")
+    authors: tuple[Author, ...] = Field(min_length=1, max_length=100, description="who made it")
     url: Url = Field(description="address of the paper or the code")
     benchmark: Name = Field(description="what was predicted")
     fingerprint: Hash = Field(description="of the benchmark's manifest")
@@ -58,11 +152,12 @@ class Submission(Record):
     pretraining: Text = Field(
         description="data that encoders or network were trained on before, or none"
     )
-    preset: Text = Field(
-        description="name of the features; entries of other features do not compete"
+    preset: Preset = Field(
+        description="name of the features, such as filterbank, or other:my-encoder for features"
+        " that avbench does not make; entries of other features do not compete"
     )
     preset_hash: Hash | None = Field(
-        default=None, description="of the feature store, if avbench made it"
+        default=None, description="of the feature store; an entry without one does not compete"
     )
     coverage: float = Field(
         gt=0, le=1, description="share of the clips of train and val that were there"
@@ -74,6 +169,13 @@ class Submission(Record):
         default=None,
         description="entry whose predictions these are bound to repeat, if there is one",
     )
+
+    @field_validator("name")
+    @classmethod
+    def _unprinted(cls, name: str) -> str:
+        if outline(name).startswith("paper"):
+            raise ValueError("must not begin with paper: so do numbers as reported")
+        return name
 
 
 class Metric(Record):
@@ -102,14 +204,13 @@ class Verified(Submission):
 
     kind: Literal["verified"] = "verified"
     seeds: Seeds
-    predictions: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(
-        description="SHA-256 of the file of predictions"
-    )
+    predictions: Hash = Field(description="SHA-256 of the file of predictions")
     metrics: dict[Annotated[str, Field(pattern=r"^[a-z_]{1,64}$")], Metric]
     accuracy_per_step: tuple[Percent, ...] = Field(description="mean over seeds")
     accuracy_matrix: tuple[tuple[Percent, ...], ...] = Field(
         description="row t: accuracy after step t on the classes of steps 1..t, mean over seeds"
     )
+    digest: Digest = None
 
     @model_validator(mode="after")
     def _whole(self) -> Verified:
@@ -172,6 +273,7 @@ class Reported(Record):
     mean_accuracy: Percent
     average_forgetting: Percent | None = None
     seeds: int | None = Field(default=None, ge=1, description="how many, if known")
+    digest: Digest = None
 
 
 Entry = Annotated[Verified | Reported, Field(discriminator="kind")]
@@ -182,7 +284,9 @@ def reason(error: ValidationError) -> str:
     first, *others = error.errors(include_url=False, include_input=False)
     where = ".".join(str(part) for part in first["loc"] if part not in ("verified", "reported"))
     more = f" (and {len(others)} more)" if others else ""
-    return f"{where or 'record'}: {first['msg'].lower()}{more}"[:300]
+    context = first.get("ctx", {})
+    why = context.get("error") or _MEANING.get(context.get("pattern", "")) or first["msg"].lower()
+    return f"{where or 'record'}: {why}{more}"[:300]
 
 
 def _percent(fraction: float) -> float:

@@ -54,9 +54,10 @@ def places(board: Board, estimated: Callable[[Verified], Estimate]) -> list[Plac
     """Rank the entries of a board.
 
     Only verified entries with incremental access, all clips, at least three seeds, the manifest of
-    the benchmark, predictions of their own and the same features compete. They stand by mean
-    accuracy; an entry shares the rank of another where the 95 % interval of their difference holds
-    0, and ranks count entries, so that two at the top are followed by a third.
+    the benchmark, predictions of their own and the same features, by name and hash, compete; one
+    that is alone with its features has no rank. They stand by mean accuracy; an entry shares the
+    rank of another where the 95 % interval of their difference holds 0, and ranks count entries, so
+    that two at the top are followed by a third.
 
     Args:
         board: The entries.
@@ -73,7 +74,10 @@ def places(board: Board, estimated: Callable[[Verified], Estimate]) -> list[Plac
     ranked: list[Place] = []
     groups = [list(found) for _, found in groupby(sorted(rivals, key=_features), key=_features)]
     for group in sorted(groups, key=len, reverse=True):  # nobody heads a board by a name
-        ranked += _ranked(group, estimated)
+        if len(group) == 1:
+            remarks[group[0].name] = "no other entry with these features"
+        else:
+            ranked += _ranked(group, estimated)
     others = [Place(e, None, False, remarks[e.name]) for e in ordered if remarks[e.name]]
     return ranked + others
 
@@ -92,6 +96,7 @@ def _remark(entry: Entry, fingerprint: str) -> str:
             "bound": entry.access == "joint",
             f"fewer than {FEWEST_SEEDS} seeds": len(entry.seeds) < FEWEST_SEEDS,
             f"{100 * entry.coverage:.1f} % of the clips": entry.coverage < 1,
+            "features without a hash": entry.preset_hash is None,
             "another manifest": entry.fingerprint != fingerprint,
             f"repeats {entry.repeats}": entry.repeats is not None,
         }

@@ -22,7 +22,8 @@ _EXPLANATION = (
     " [predictions/](predictions/). An equals sign marks ties with the first of the rank: the 95 %"
     " interval of the difference, over seeds and test clips, holds 0."
     " Only entries with the same features, all clips, at least three seeds and incremental access"
-    " compete. The others are listed: bounds, and numbers as reported, which nobody has checked."
+    " compete, and one that is alone with its features has no rank. The others are listed: bounds,"
+    " and numbers as reported, which nobody has checked."
 )
 
 

@@ -26,12 +26,13 @@ from avbench.evaluation.score import PredictionsError, Score
 from avbench.evaluation.score import score as measure
 from avbench.evaluation.statistics import Estimate
 from avbench.leaderboard import evidence
-from avbench.leaderboard.board import Board, check_places, evidence_path
+from avbench.leaderboard.board import Board, evidence_path
 from avbench.leaderboard.check import broken_rule, errors_of
 from avbench.leaderboard.copies import Errors, complaints
 from avbench.leaderboard.decode import MOST_SEEDS
-from avbench.leaderboard.entry import Submission, Verified, reason
+from avbench.leaderboard.entry import Submission, Verified, preset_of, reason
 from avbench.leaderboard.evidence import kept, layout_of
+from avbench.leaderboard.history import refuse_links
 from avbench.leaderboard.ranking import Place, estimate, places
 from avbench.manifests.benchmark import Benchmark
 from avbench.resources import alone, read_json, replacing
@@ -118,7 +119,7 @@ def facts_of_run(run: Path) -> dict[str, Any]:
         "modality": config["modality"],
         "access": config["access"],
         "exemplars": config["memory"],
-        "preset": config["preset"],
+        "preset": preset_of(config["preset"]),
         "preset_hash": config["preset_hash"],
         "coverage": min(result.coverage.values()),
         "seconds": round(sum(result.seconds.values()) / len(result.seconds), 1) or None,
@@ -292,17 +293,20 @@ def add(candidate: Candidate, boards: Path) -> Place:
     entry = candidate.entry
     path = boards / f"{entry.benchmark}.json"
     refuse_installed(boards)
-    check_places(boards, entry.benchmark)
+    refuse_links(boards)
     Board.read(path)
     with alone(boards, "changing these leaderboards", wait=True):
-        board, place = consider(candidate, boards)
-        target = evidence_path(boards, entry.benchmark, entry.name)
-        for left in target.parent.glob(".partial-*"):
-            shutil.rmtree(left, ignore_errors=True)
-        # First, so that no entry is ever without its predictions.
-        with replacing(target) as temporary:
-            temporary.write_bytes(candidate.data)
-        board.write(path)
+        try:
+            board, place = consider(candidate, boards)
+            target = evidence_path(boards, entry.benchmark, entry.name)
+            for left in target.parent.glob(".partial-*"):
+                shutil.rmtree(left, ignore_errors=True)
+            # First, so that no entry is ever without its predictions.
+            with replacing(target) as temporary:
+                temporary.write_bytes(candidate.data)
+            board.write(path)
+        finally:
+            (boards / ".lock").unlink(missing_ok=True)  # no part of the boards
     return place
 
 

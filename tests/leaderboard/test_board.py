@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
 from avbench import resources
-from avbench.leaderboard.board import Board, schema
+from avbench.leaderboard.board import Board, BoardFile, schema
 from avbench.leaderboard.check import check, check_pages
 from avbench.leaderboard.submit import add
 from avbench.manifests.spec import shipped_names
@@ -16,6 +17,7 @@ from avbench.types import AvbenchError
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = resources.shipped("leaderboards")
+FORMAT_2 = Path(__file__).with_name("toy-ci-format-2.json")
 
 
 @pytest.mark.parametrize("name", shipped_names())
@@ -70,6 +72,25 @@ def test_the_papers_rows_are_as_printed():
     }
 
 
+@pytest.mark.parametrize("name", ["ave-ci", "toy-ci"])
+def test_digests_follow_the_rule_in_the_docs(name):
+    board = json.loads((SHIPPED / f"{name}.json").read_text())
+    for entry in board["entries"]:
+        digest = entry.pop("digest")
+        text = json.dumps([name, entry], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        assert digest == hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def test_boards_of_the_format_before_stay_readable():
+    """As the board of toy-ci was published, before entries had digests."""
+    old = BoardFile.parse(FORMAT_2.read_bytes(), "it")
+    assert (old.format, old.edited) == (2, ())
+    entries = {entry.name: entry for entry in Board.read(SHIPPED / "toy-ci.json").entries}
+    assert len(old.board.entries) == 9
+    for entry in Board.read(FORMAT_2).entries:
+        assert entries[entry.name] == entry
+
+
 def test_the_published_schema_is_the_one_in_use():
     published = json.loads((ROOT / "docs" / "schema" / "leaderboard.json").read_text())
     assert published == schema()
@@ -95,6 +116,14 @@ def test_numbers_share_a_line_and_texts_stay_as_they_are(boards, candidate):
         (lambda b: with_first(b, exemplars="60"), "exemplars"),
         (lambda b: with_first(b, url="javascript:alert(1)"), "url"),
         (lambda b: with_first(b, metrics={}), "has a mean accuracy"),
+        (lambda b: with_first(b, digest="ab"), "digest: must be the 64 lowercase digits"),
+        (lambda b: with_first(b, preset="Filterbank"), "preset: must be"),
+        (lambda b: with_first(b, name="paper-mine"), "name: must not begin with paper"),
+        (lambda b: b | {"entries": [b["entries"][0], b["entries"][0] | {"name": "mine-"}]}, "name"),
+        (
+            lambda b: b | {"entries": [b["entries"][0] | {"name": "m1ne"}, b["entries"][0]]},
+            "mine looks like m1ne",
+        ),
     ],
 )
 def test_what_is_not_a_board_is_one_line(boards, candidate, change, message):
@@ -106,11 +135,11 @@ def test_what_is_not_a_board_is_one_line(boards, candidate, change, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("version", [1, 3, "2", None, 2.5])
+@pytest.mark.parametrize("version", [1, 4, "3", None, 2.5])
 def test_other_versions_are_a_line_of_their_own(boards, version):
     path = boards / "toy-ci.json"
     path.write_text(json.dumps({"format": version, "benchmark": "toy-ci", "new": 1}))
-    with pytest.raises(AvbenchError, match=r"toy-ci.json: not format 2 of a leaderboard: use"):
+    with pytest.raises(AvbenchError, match=r"toy-ci.json: not format 3 of a leaderboard: use"):
         Board.read(path)
 
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from avbench.leaderboard.board import Board
+from avbench import resources
+from avbench.leaderboard.board import Board, BoardFile
 from avbench.leaderboard.check import check, check_pages
-from avbench.leaderboard.entry import Reported
+from avbench.leaderboard.entry import Reported, Verified
+from avbench.leaderboard.history import Base
 from avbench.leaderboard.render import render
 from avbench.leaderboard.submit import add, to_bundle
 from avbench.types import AvbenchError
+
+SHIPPED = resources.shipped("leaderboards")
+FORMAT_2 = Path(__file__).with_name("toy-ci-format-2.json")
 
 
 @pytest.fixture
@@ -43,24 +51,115 @@ def leaves(record, at=()):
             yield (*at, key), value
 
 
+SAID = {
+    "method": "M",
+    "modality": "audio",
+    "access": "incremental",
+    "source": "S",
+    "url": "https://example.org",
+    "mean_accuracy": 9.0,
+    "average_forgetting": 1.0,
+    "seeds": 3,
+}
+OTHERWISE = {"modality": "visual", "access": "joint", "preset": "avcil", "name": "mine-too"}
+
+
+def altered(field, value):
+    """Return something else that could stand there, by the least that can be written."""
+    if field in OTHERWISE:
+        return OTHERWISE[field]
+    if isinstance(value, str):
+        return "0" * 64 if len(value) == 64 else f"{value}x"
+    if isinstance(value, int):
+        return value + 1
+    return value - 1e-4 if value > 50 or field == "coverage" else value + 1e-4
+
+
+def with_leaf(record, at, value):
+    """Return a copy of a record with another leaf."""
+    changed = json.loads(json.dumps(record))
+    holder = changed
+    for key in at[:-1]:
+        holder = holder[key]
+    holder[at[-1]] = value
+    return changed
+
+
+def test_every_altered_field_is_found_by_its_digest(path, candidate):
+    """Of entries verified and reported, whether or not it can be computed."""
+    seconds = candidate(seconds=1.5).entry
+    board = Board(benchmark="toy-ci", entries=(seconds, Reported(name="said", **SAID)))
+    record = json.loads(board.to_text())
+    tried = set()
+    for number, entry in enumerate(record["entries"]):
+        for at, value in leaves(entry):
+            if at[0] not in ("kind", "benchmark"):
+                text = json.dumps(
+                    with_leaf(record, ("entries", number, *at), altered(at[0], value))
+                )
+                (edited,) = BoardFile.parse(text.encode(), "it").edited
+                assert edited in (entry["name"], "mine-too")
+                tried.add(at[0])
+        for field in set(entry) & {"seconds", "preset_hash", "average_forgetting", "digest"}:
+            left = {k: v for k, v in entry.items() if k != field}
+            text = json.dumps(record | {"entries": [left]})
+            assert BoardFile.parse(text.encode(), "it").edited == (entry["name"],)
+    assert tried == {*Verified.model_fields, *Reported.model_fields} - {
+        "kind",
+        "benchmark",
+        "repeats",
+    }
+
+
+def test_an_entry_moved_to_another_board_is_found():
+    board = Board(benchmark="ks-ci", entries=(Reported(name="said", **SAID),))
+    text = board.to_text().replace("ks-ci", "ave-ci")
+    assert BoardFile.parse(text.encode(), "it").edited == ("said",)
+
+
+def test_no_command_goes_on_with_an_edited_entry(avbench, path, boards, candidate):
+    """It would get a digest that hides the edit."""
+    path.write_text(path.read_text().replace("A. Author", "B. Author", 1))
+    assert "edited since avbench wrote it" in avbench("leaderboard", "render", expect=1).stderr
+    with pytest.raises(AvbenchError, match="toy-ci.json: mine: edited since avbench wrote it"):
+        add(candidate(name="third", rng=2), boards)
+    result = avbench("leaderboard", "check", expect=1)
+    assert "leaderboards/toy-ci.json: mine: edited since avbench wrote it" in result.stdout
+    assert "2 entries recomputed" in result.stdout
+
+
 def test_every_altered_number_is_found(path):
-    """Each number of an entry that is computed, by the least that can be written."""
+    """Each number of an entry that is computed, even if whoever altered it renewed the digest."""
     original = Board.read(path)
     computed = ("metrics", "accuracy_per_step", "accuracy_matrix", "seeds")
     record = json.loads(original.to_text())
-    places = [at for at, _ in leaves(record["entries"][0]) if at[0] in computed]
+    places = [at for at in leaves(record["entries"][0]) if at[0][0] in computed]
     assert len(places) > 40
-    for at in places:
-        changed = json.loads(original.to_text())
-        holder = changed["entries"][0]
-        for key in at[:-1]:
-            holder = holder[key]
-        holder[at[-1]] += 3 if at[0] == "seeds" else 1e-4 if holder[at[-1]] < 50 else -1e-4
-        Board.parse(json.dumps(changed).encode(), "it").write(path)
+    for at, value in places:
+        changed = with_leaf(record, ("entries", 0, *at), altered(at[0], value))
+        BoardFile.parse(json.dumps(changed).encode(), "it").board.write(path)
         assert messages(path), at
         assert check([path]).verified == 1
     original.write(path)
     assert messages(path) == []
+
+
+def test_a_board_of_the_format_before_is_brought_into_todays_by_rendering(avbench, boards):
+    shutil.copytree(SHIPPED / "predictions", boards / "predictions")
+    shutil.copy(FORMAT_2, boards / "toy-ci.json")
+    assert messages(boards / "toy-ci.json") == [
+        "is of format 2, without digests: run avbench leaderboard render"
+    ]
+    assert "leaderboards/toy-ci.json" in avbench("leaderboard", "render").stdout
+    assert json.loads((boards / "toy-ci.json").read_text())["format"] == 3
+    assert "9 entries recomputed: all" in avbench("leaderboard", "check").stdout
+    assert "toy-ci.json" not in avbench("leaderboard", "render").stdout
+
+
+def test_digests_in_a_board_of_the_format_before_are_an_edit(path):
+    path.write_text(path.read_text().replace('"format": 3', '"format": 2'))
+    with pytest.raises(AvbenchError, match="mine, second: edited"):
+        Board.read(path)
 
 
 def test_altered_predictions_are_found_even_if_no_score_moves(path, boards, candidate):
@@ -99,15 +198,28 @@ def test_other_line_ends_are_an_edit(path, boards):
     assert len(check_pages(boards)) == 2
 
 
-def test_links_lead_nowhere(path, boards, candidate, tmp_path):
-    folder = boards / "predictions" / "toy-ci"
-    folder.rename(tmp_path / "outside")
-    folder.symlink_to(tmp_path / "outside")
-    (message,) = messages(path)
-    assert "is a link" in message
-    with pytest.raises(AvbenchError, match="toy-ci: is a link"):
+@pytest.mark.parametrize("place", ["predictions", "predictions/toy-ci", "toy-ci.json", "README.md"])
+def test_links_lead_nowhere(path, boards, candidate, tmp_path, place):
+    (boards / "README.md").touch()
+    outside = tmp_path / "outside"
+    (boards / place).rename(outside)
+    before = sorted(outside.rglob("*"))
+    (boards / place).symlink_to(outside)
+    assert messages(path) == ["is a link: put what it leads to there itself"]
+    with pytest.raises(AvbenchError, match=f"{place}: is a link"):
         add(candidate(name="third", rng=2), boards)
-    assert not (tmp_path / "outside" / "third.parquet").exists()
+    assert sorted(outside.rglob("*")) == before
+
+
+def test_one_file_of_predictions_that_is_a_link_is_found(path, boards, tmp_path):
+    file = boards / "predictions" / "toy-ci" / "mine.parquet"
+    file.rename(tmp_path / "mine.parquet")
+    file.symlink_to(tmp_path / "mine.parquet")
+    (problem,) = check([path]).problems
+    assert (problem.file, problem.message) == (
+        str(file),
+        "is a link: put what it leads to there itself",
+    )
 
 
 def test_a_copy_under_a_new_name_is_found(path, boards):
@@ -122,7 +234,11 @@ def test_a_copy_under_a_new_name_is_found(path, boards):
 
 
 def test_pages_that_show_something_else_are_found(path, boards):
-    assert check_pages(boards) == []
+    missing = [(problem.file, problem.message) for problem in check_pages(boards)]
+    assert missing == [
+        (str(boards / name), "is missing: run avbench leaderboard render")
+        for name in ("README.md", "index.html")
+    ]
     for name, text in render(boards).items():
         (boards / name).write_text(text)
     assert check_pages(boards) == []
@@ -131,20 +247,17 @@ def test_pages_that_show_something_else_are_found(path, boards):
     assert [problem.file for problem in check_pages(boards)] == [str(page)]
 
 
+def commit(boards):
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "Boards"]):
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        command = ["git", "-C", boards, *identity, *arguments]
+        subprocess.run(command, check=True, capture_output=True)
+
+
 @pytest.fixture
 def committed(path, boards):
-    def git(*arguments):
-        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-        subprocess.run(
-            ["git", "-C", boards, *identity, *arguments], check=True, capture_output=True
-        )
-
-    said = {"method": "M", "modality": "audio", "source": "S", "url": "https://example.org"}
-    reported = Reported(name="said", access="incremental", mean_accuracy=9, **said)
-    Board.read(path).with_entry(reported).write(path)
-    git("init", "-q")
-    git("add", ".")
-    git("commit", "-qm", "Boards")
+    Board.read(path).with_entry(Reported(name="said", **SAID)).write(path)
+    commit(boards)
     return path
 
 
@@ -172,6 +285,46 @@ def test_no_entry_of_the_base_may_change_or_go(committed, boards, candidate):
     assert messages(committed, base="HEAD") == ["mine was changed since HEAD"]
 
 
+def test_a_base_without_boards_there_is_no_base(committed, boards):
+    """Entries of boards that lie elsewhere than before are compared with nothing."""
+    shutil.copytree(boards / "predictions", boards / "moved" / "predictions")
+    shutil.copy(committed, boards / "moved")
+    assert messages(boards / "moved" / "toy-ci.json", base="HEAD") == [
+        "has no boards at HEAD: nothing was compared"
+    ]
+
+
+def test_entries_published_in_the_format_before_are_compared(boards):
+    shutil.copytree(SHIPPED / "predictions", boards / "predictions")
+    path = boards / "toy-ci.json"
+    shutil.copy(FORMAT_2, path)
+    commit(boards)
+    board = Board.read(path)
+    board.write(path)
+    assert messages(path, base="HEAD") == []
+    first, *others = board.entries
+    changed = first.model_copy(update={"authors": ("A. Author",)})
+    Board(benchmark="toy-ci", entries=(changed, *others)).write(path)
+    assert messages(path) == []
+    assert messages(path, base="HEAD") == ["afc-lsc was changed since HEAD"]
+
+
+def test_the_base_is_read_at_the_path_that_was_typed(path, boards):
+    commit(boards.parent)
+    boards.rename(boards.parent / "elsewhere")
+    boards.symlink_to("elsewhere")
+    published = Base.of(boards, "HEAD").boards
+    assert [entry.name for entry in published["toy-ci.json"]] == ["mine", "second"]
+    assert Base.of(boards.parent / "elsewhere", "HEAD").boards == {}
+
+
+def test_outside_a_work_tree_there_is_no_base(path):
+    with pytest.raises(
+        AvbenchError, match="is in no git work tree: run check --base in a checkout"
+    ):
+        check([path], base="HEAD")
+
+
 def test_no_board_of_the_base_may_go(committed, boards):
     committed.rename(boards / "ks-ci.json")
     found = check([boards / "ks-ci.json"], base="HEAD").problems
@@ -194,18 +347,21 @@ def test_the_command_line(avbench, boards, candidate, tmp_path):
     assert text.splitlines()[2].startswith("1= ")
     to_bundle(candidate(), tmp_path / "b.zip")
     row = json.loads(avbench("submit", "b.zip", "--json").stdout)
-    assert (row["rank"], row["name"]) == (1, "mine")
+    assert (row["rank"], row["name"]) == (None, "mine")
     avbench("leaderboard", "render")
     assert "1 entries recomputed: all" in avbench("leaderboard", "check").stdout
     (boards / "predictions" / "evil").mkdir()
     (boards / "evil.html").write_text("")
+    (boards / ".lock").write_text(f"{os.getpid()} changing these leaderboards")
     lines = avbench("leaderboard", "check", expect=1).stdout.splitlines()
-    assert [line.split(":")[0] for line in lines[:2]] == [
+    assert [line.split(":")[0] for line in lines[:3]] == [
+        "leaderboards/.lock",
         "leaderboards/evil.html",
         "leaderboards/predictions/evil",
     ]
     (boards / "predictions" / "evil").rmdir()
     (boards / "evil.html").unlink()
+    (boards / ".lock").unlink()
     assert "no entries on vs100-ci-clean yet" in (
         avbench("leaderboard", "show", "vs100-ci-clean").stdout
     )
@@ -214,6 +370,8 @@ def test_the_command_line(avbench, boards, candidate, tmp_path):
     )
     (boards / "README.md").write_text("")
     assert "does not show these boards" in avbench("leaderboard", "check", expect=1).stdout
+    (boards / "README.md").unlink()
+    assert "README.md: is missing" in avbench("leaderboard", "check", expect=1).stdout
     for arguments in ([], ["b.zip", "--predictions", "x.csv"], ["b.zip", "--metadata", "x"]):
         assert len(avbench("submit", *arguments, expect=2).stderr.splitlines()) == 1
     avbench("submit", "--init", "e.toml", "--benchmark", "ks-ci")

@@ -91,27 +91,56 @@ def test_a_wide_interval_does_not_climb_over_better_means(entry):
 def test_other_features_rank_apart(entry):
     assert stand(
         entry("a", 90, 1),
-        entry("b", 80, 1, preset="other"),
-        entry("c", 70, 1, preset_hash="ab"),
+        entry("b", 80, 1, preset="avcil"),
+        entry("c", 70, 1, preset="avcil"),
         entry("d", 60, 1),
-    ) == [("a", "1"), ("d", "2"), ("c", "1"), ("b", "1")]
+        entry("e", 50, 1),
+    ) == [("a", "1"), ("d", "2"), ("e", "3"), ("b", "1"), ("c", "2")]
 
 
 def test_who_names_features_does_not_head_the_board_of_others(entry):
-    """Equal names with another hash, or none, are not the same features, and look so."""
+    """Equal names with another hash are not the same features, and look so."""
     entries = (
-        entry("a", 60, 1, preset_hash="ab" * 32),
-        entry("b", 50, 1, preset_hash="ab" * 32),
-        entry("c", 90, 1),
-        entry("d", 90, 1, preset="aaa"),
+        entry("a", 60, 1),
+        entry("b", 50, 1),
+        entry("c", 40, 1),
+        entry("d", 90, 1, preset_hash="cd" * 32),
+        entry("e", 80, 1, preset_hash="cd" * 32),
     )
     found = places(Board(benchmark="toy-ci", entries=entries), estimated)
-    assert [(place.entry.name, place.features) for place in found] == [
-        ("a", "filterbank (abababab)"),
-        ("b", "filterbank (abababab)"),
-        ("d", "aaa (no hash)"),
-        ("c", "filterbank (no hash)"),
+    assert [(place.entry.name, place.shown, place.features) for place in found] == [
+        ("a", "1", "filterbank (abababab)"),
+        ("b", "2", "filterbank (abababab)"),
+        ("c", "3", "filterbank (abababab)"),
+        ("d", "1", "filterbank (cdcdcdcd)"),
+        ("e", "2", "filterbank (cdcdcdcd)"),
     ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"preset_hash": "cd" * 32},
+        {"preset": "other:mine"},
+        {"preset": "avcil"},
+    ],
+)
+def test_who_is_alone_with_features_has_no_rank(entry, change):
+    entries = (entry("a", 60, 1), entry("b", 50, 1), entry("new", 90, 1, **change))
+    found = places(Board(benchmark="toy-ci", entries=entries), estimated)
+    assert [place.shown for place in found] == ["1", "2", "-"]
+    assert found[-1].remark == "no other entry with these features"
+
+
+def test_features_without_a_hash_have_no_rank_however_many_there_are(entry):
+    found = places(
+        Board(
+            benchmark="toy-ci",
+            entries=tuple(entry(name, 90, 1, preset_hash=None) for name in ("a", "b", "c")),
+        ),
+        estimated,
+    )
+    assert {(place.shown, place.remark) for place in found} == {("-", "features without a hash")}
 
 
 @pytest.mark.parametrize(
@@ -125,13 +154,17 @@ def test_who_names_features_does_not_head_the_board_of_others(entry):
     ],
 )
 def test_others_are_listed_last_without_a_rank(entry, change, remark):
-    entries = (entry("best", 99, 0.1, **change), entry("other", 50, 1))
+    entries = (entry("best", 99, 0.1, **change), entry("other", 50, 1), entry("third", 40, 1))
     board = Board.model_construct(benchmark="toy-ci", entries=entries)
     found = [(place.entry.name, place.rank, place.remark) for place in places(board, estimated)]
-    assert found == [("other", 1, ""), ("best", None, remark)]
+    assert found == [("other", 1, ""), ("third", 2, ""), ("best", None, remark)]
 
 
 def test_reported_numbers_never_rank(entry):
     said = {"method": "M", "modality": "audio", "source": "S", "url": "https://example.org"}
     reported = Reported(name="said", access="incremental", mean_accuracy=99.9, **said)
-    assert stand(entry("a", 10, 1), reported) == [("a", "1"), ("said", "-")]
+    assert stand(entry("a", 10, 1), entry("b", 5, 1), reported) == [
+        ("a", "1"),
+        ("b", "2"),
+        ("said", "-"),
+    ]

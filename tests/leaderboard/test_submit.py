@@ -20,14 +20,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
-from avbench import resources
+from avbench import registry, resources
 from avbench.evaluation.evaluator import evaluate
 from avbench.evaluation.result import Result
 from avbench.evaluation.score import score
 from avbench.leaderboard import decode, evidence
 from avbench.leaderboard.board import Board
 from avbench.leaderboard.check import check
+from avbench.leaderboard.entry import preset_of
 from avbench.leaderboard.submit import (
     add,
     facts_of_run,
@@ -62,11 +64,7 @@ def of_run(run, about):
 
 
 def files(folder):
-    return {
-        str(path.relative_to(folder))
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != ".lock"
-    }
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 def refused(call, message):
@@ -192,7 +190,7 @@ def test_labels_in_place_of_predictions_are_refused(candidate):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"fingerprint": "0"}, "another version of the manifest"),
+        ({"fingerprint": "0" * 64}, "another version of the manifest"),
         ({"exemplars": 61}, "61 exemplars, but toy-ci allows 60"),
         ({"benchmark": "toy"}, "no leaderboard for toy"),
     ],
@@ -223,11 +221,20 @@ def test_installed_boards_are_never_written(candidate):
     assert not inside.exists()
 
 
-@pytest.mark.parametrize("name", ["../x", "", "A", "a/b", "-rf", "a\n", "é", "a" * 65, "a\0"])
+@pytest.mark.parametrize(
+    "name",
+    ["../x", "", "A", "a/b", "-rf", "a\n", "é", "a" * 65, "a\0", "a-", "a--b", "a_b", "a b"],
+)
 def test_hostile_names_are_refused(tmp_path, candidate, boards, name):
     to_bundle(candidate(), tmp_path / "b.zip")
     rewrite(tmp_path / "b.zip", entry=lambda entry: entry | {"name": name})
     refused(lambda: from_bundle(tmp_path / "b.zip"), "entry.json: name")
+
+
+@pytest.mark.parametrize("name", ["paper", "paper-mine", "papers-mine", "pa-per-mine"])
+def test_only_reported_numbers_are_called_a_papers(candidate, name):
+    with pytest.raises(ValidationError, match="must not begin with paper"):
+        candidate(name=name)
 
 
 @pytest.mark.parametrize("field", ["method", "authors", "pretraining", "preset"])
@@ -237,6 +244,118 @@ def test_hostile_text_is_refused(tmp_path, candidate, field, text):
     value = [text] if field == "authors" else text
     rewrite(tmp_path / "b.zip", entry=lambda entry: entry | {field: value})
     refused(lambda: from_bundle(tmp_path / "b.zip"), f"entry.json: {field}")
+
+
+NO_PRESETS = ["Filterbank", "FILTERBANK", " filterbank", "filter bank", "filterbank\u200b", "own"]
+NO_PRESETS += ["f\u0456lterbank", "\uff46ilterbank", "filterbank-2", "f1lterbank", "avcil\u00a0"]
+NO_PRESETS += ["other:", "other:Mine", "Other:mine", "other: mine", "other:my encoder", "other:a-"]
+NO_PRESETS += ["other:m\u0456ne", "other:other:mine"]
+NO_PRESETS += ["other:filterbank", "other:f1lterbank", "other:filter-bank", "other:avci1"]
+
+
+@pytest.mark.parametrize("preset", NO_PRESETS)
+def test_presets_are_of_avbench_or_declared_to_be_of_others(tmp_path, candidate, preset):
+    to_bundle(candidate(), tmp_path / "b.zip")
+    rewrite(tmp_path / "b.zip", entry=lambda entry: entry | {"preset": preset})
+    refused(lambda: from_bundle(tmp_path / "b.zip"), "entry.json: preset: must ")
+
+
+def test_features_of_other_packages_are_declared_as_such(about):
+    for preset in registry.own("encoders"):
+        assert preset_of(preset) == about(preset=preset).preset == preset
+    assert about(preset=preset_of("My_Encoder.v2")).preset == "other:my-encoder-v2"
+
+
+@pytest.mark.parametrize(
+    "value", ["", "ab", "AB" * 32, "ab" * 31 + "a", "ab" * 33, " " + "ab" * 32]
+)
+def test_hashes_are_whole(tmp_path, candidate, value):
+    to_bundle(candidate(), tmp_path / "b.zip")
+    rewrite(tmp_path / "b.zip", entry=lambda entry: entry | {"preset_hash": value})
+    refused(lambda: from_bundle(tmp_path / "b.zip"), "preset_hash: must be the 64 lowercase digits")
+
+
+LOOK_ALIKE = ["\u0410V-CIL", "\ufb01netune", "\uff21", "\u3164", "\u2800", "-", "..."]
+
+
+@pytest.mark.parametrize("field", ["method", "pretraining"])
+@pytest.mark.parametrize("text", LOOK_ALIKE)
+def test_texts_that_look_like_others_or_like_nothing_are_refused(tmp_path, candidate, field, text):
+    to_bundle(candidate(), tmp_path / "b.zip")
+    rewrite(tmp_path / "b.zip", entry=lambda entry: entry | {field: text})
+    refused(lambda: from_bundle(tmp_path / "b.zip"), f"entry.json: {field}: must ")
+
+
+@pytest.mark.parametrize(
+    "author",
+    [
+        "W\u0435iguo Pian",  # a Cyrillic letter
+        "\uff37eiguo Pian",
+        "\u3164",
+        "\u115f",
+        "A\u034f. Author",
+        "\u2800",
+        "...",
+        "A. Author\u2044",
+    ],
+)
+def test_authors_that_look_like_others_or_like_nothing_are_refused(tmp_path, candidate, author):
+    to_bundle(candidate(), tmp_path / "b.zip")
+    rewrite(tmp_path / "b.zip", entry=lambda entry: entry | {"authors": [author]})
+    refused(lambda: from_bundle(tmp_path / "b.zip"), "entry.json: authors.0: must ")
+
+
+@pytest.mark.parametrize(
+    "author",
+    ["Jörg Müller", "Łukasz O'Brien-García", "Иван Иванов", "佐藤ひかり", "अमित", "김민수"],
+)
+def test_people_are_called_as_they_are(about, author):
+    assert about(authors=(author,)).authors == (author,)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://arxiv.org@evil.org/abs/2308.11073",
+        "https://user:word@example.org",
+        "https://arxiv.org%2fabs@evil.org",
+        "https://arxiv.org\\@evil.org",
+        "https://@example.org",
+        "https://localhost/paper",
+        "https://2130706433/",
+        "https://example-.org",
+        "https://-example.org",
+        "https://example.org.",
+        "https://\u0430rxiv.org",
+        "https://xn--rxiv-5na.org",
+        "ftp://example.org",
+        "https://",
+    ],
+)
+def test_addresses_that_lead_elsewhere_than_they_seem_to_are_refused(tmp_path, candidate, url):
+    to_bundle(candidate(), tmp_path / "b.zip")
+    rewrite(tmp_path / "b.zip", entry=lambda entry: entry | {"url": url})
+    refused(lambda: from_bundle(tmp_path / "b.zip"), "entry.json: url: must ")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.org",
+        "https://medium.com/@a/b?c=@d#e",
+        "https://Git.Example-1.org:8080/a_(b)",
+    ],
+)
+def test_addresses_may_be_long(about, url):
+    assert about(url=url).url == url
+
+
+@pytest.mark.parametrize("name", ["av-cll", "avci1", "avc-il", "avcil"])
+def test_names_that_look_alike_are_on_a_board_once(candidate, boards, name):
+    add(candidate(name="av-cil"), boards)
+    message = "has an entry|looks like"
+    refused(lambda: add(candidate(name=name, rng=1), boards), message)
+    assert len(Board.read(boards / "toy-ci.json").entries) == 1
 
 
 def test_bundles_go_round_to_the_byte(tmp_path, candidate, boards):

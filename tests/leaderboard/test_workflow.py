@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +39,6 @@ def proposed(boards, candidate, tmp_path):
     add(candidate(), boards)
     add(candidate(name="second", rng=1), boards)
     rendered(boards)
-    (boards / ".lock").unlink()
     origin = tmp_path / "origin"
     origin.mkdir()
     boards.rename(origin / "leaderboards")
@@ -52,9 +53,9 @@ def proposed(boards, candidate, tmp_path):
 @pytest.fixture
 def judge(proposed):
     """Commit what was changed and run the step of the workflow as GitHub does."""
-    base = git(proposed, "rev-parse", "origin/main")
 
     def run(*amend):
+        base = git(proposed, "rev-parse", "origin/main")
         git(proposed, "add", ".")
         git(proposed, "commit", "-qm", "Proposal", "--allow-empty", *amend)
         assert CHECK["working-directory"] == "proposed"
@@ -119,10 +120,56 @@ def page(boards, _):
     readme.write_text(readme.read_text().replace("| second |", "| best |"))
 
 
+def edit_by_hand(boards, _):
+    """A field that no predictions prove."""
+    path = boards / "toy-ci.json"
+    path.write_text(path.read_text().replace("A. Author", "B. Author"))
+
+
+def link_the_folder(boards, _):
+    """Take an entry away in a folder that the base does not have."""
+    without(boards, "second")
+    rendered(boards)
+    boards.rename(boards.parent / "elsewhere")
+    boards.symlink_to("elsewhere")
+
+
+def link_the_folder_to_the_base(boards, _):
+    shutil.rmtree(boards)
+    boards.symlink_to("../origin/leaderboards")
+
+
+def link_a_board(boards, _):
+    without(boards, "second")
+    rendered(boards)
+    (boards / "toy-ci.json").rename(boards.parent / "elsewhere.json")
+    (boards / "toy-ci.json").symlink_to("../elsewhere.json")
+
+
+def link_predictions(boards, _):
+    file = boards / "predictions" / "toy-ci" / "second.parquet"
+    file.rename(boards.parent / "elsewhere.parquet")
+    file.symlink_to("../../../elsewhere.parquet")
+
+
+def move(boards, _):
+    """Begin anew where the base has nothing."""
+    shutil.move(boards, boards.parent / "elsewhere")
+    boards.mkdir()
+    Board(benchmark="ks-ci").write(boards / "ks-ci.json")
+    rendered(boards)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (edit_by_hand, "toy-ci.json: mine: edited since avbench wrote it"),
+        (link_the_folder, "leaderboards: is a link"),
+        (link_the_folder_to_the_base, "leaderboards: is a link"),
+        (link_a_board, "leaderboards/toy-ci.json: is a link"),
+        (link_predictions, "leaderboards/predictions/toy-ci/second.parquet: is a link"),
+        (move, "leaderboards/toy-ci.json: was removed since"),
         (delete, "second was removed since"),
         (edit, "second was changed since"),
         (rename, "second was removed since"),
@@ -133,7 +180,7 @@ def page(boards, _):
 def test_what_touches_others_fails(proposed, judge, candidate, change, message):
     boards = proposed / "leaderboards"
     change(boards, candidate)
-    if change is not page:
+    if change in (delete, edit, rename, copy):
         rendered(boards)
     result = judge()
     assert result.returncode == 1
@@ -150,6 +197,25 @@ def test_history_rewritten_below_the_base_fails(proposed, judge):
     assert git(proposed, "rev-list", "--count", "HEAD") == "1"
     assert result.returncode == 1
     assert "second was removed since" in result.stdout
+
+
+@pytest.mark.slow
+def test_a_base_of_the_format_before_is_compared(proposed, judge, candidate):
+    boards = proposed / "leaderboards"
+    board = json.loads((boards / "toy-ci.json").read_text())
+    for entry in board["entries"]:
+        del entry["digest"]
+    published = json.dumps(board | {"format": 2})
+    (proposed.parent / "origin" / "leaderboards" / "toy-ci.json").write_text(published)
+    git(proposed.parent / "origin", "commit", "-qam", "The format before")
+    git(proposed, "fetch", "-q")
+    add(candidate(name="third", rng=2), boards)
+    rendered(boards)
+    result = judge()
+    assert result.returncode == 0, result.stdout + result.stderr
+    without(boards, "second")
+    rendered(boards)
+    assert "second was removed since" in judge().stdout
 
 
 @pytest.mark.slow
