@@ -17,6 +17,7 @@ from avbench.learning.memory import ExemplarMemory, Select
 from avbench.learning.picked import Picked
 from avbench.learning.residency import Features, Source, columns, settle
 from avbench.manifests.manifest import Manifest
+from avbench.manifests.variant import by_hash
 from avbench.types import AvbenchError, Modality, Residency, Split
 
 Rows = npt.NDArray[np.int64]
@@ -368,7 +369,7 @@ class TaskStream:
             train = self._store_row[self._select("train", step, only=not self._joint)]
             if len(train) == 0:
                 raise AvbenchError(f"step {step + 1} has no train clip with features: prepare them")
-            val = _scattered(self._select("val", step))
+            val = self._shuffled("val", step)
             kept = np.array([] if self._memory is None else self._memory.clips, dtype=np.int64)
             read = np.concatenate([train, self._store_row[val], kept])
             source = settle(self._columns, read, self._device, self._asked)
@@ -416,12 +417,20 @@ class TaskStream:
         """Return the test clips of all classes seen up to a step.
 
         Returns:
-            The clips, without labels and in an order that says nothing of them, and their rows in
-            the manifest.
+            The clips, without labels and in an order that depends on nothing but their ids and the
+            step, and their rows in the manifest.
         """
-        rows = _scattered(self._select("test", step))
+        rows = self._shuffled("test", step)
         source = Source(self._columns, self._device, "disk")  # they are read but once
         return Clips(source, self._store_row[rows]), rows
+
+    def _shuffled(self, split: Split, step: int) -> Rows:
+        """Return the rows of `_select`, ordered by hashes of step and clip id.
+
+        Their number, and a clip's position among them, tell nothing about its class.
+        """
+        row_of = {self._manifest.clip_ids[row]: row for row in self._select(split, step)}
+        return np.array([row_of[clip] for clip in by_hash(step, row_of)], dtype=np.int64)
 
     def _places(self, step: int) -> int:
         seen = sum(self._manifest.classes_per_step[: step + 1])
@@ -436,8 +445,3 @@ class TaskStream:
         steps = self._manifest.step_of_row[rows]
         wanted = (steps == step) if only else (steps <= step)
         return rows[wanted & (self._store_row[rows] >= 0)]
-
-
-def _scattered(rows: Rows) -> Rows:
-    """Return rows in an order that is always the same and independent of class."""
-    return np.random.Generator(np.random.PCG64(len(rows))).permutation(rows)

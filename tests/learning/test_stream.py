@@ -14,6 +14,7 @@ from avbench.features.store import FeatureStore
 from avbench.learning.memory import ExemplarMemory
 from avbench.learning.stream import _MEMORY, _OPEN, _VALIDATION, ProtocolError, TaskStream
 from avbench.manifests.manifest import Manifest
+from avbench.manifests.variant import by_hash
 
 CPU = torch.device("cpu")
 
@@ -133,6 +134,36 @@ def test_test_clips_come_without_labels(stream):
     assert set(classes) == {0, 1, 2, 3}
     assert (np.diff(classes) != 0).sum() > 6
     np.testing.assert_array_equal(rows, stream().test(1)[1])
+
+
+def test_the_order_of_test_and_validation_clips_gives_no_label_away(stream):
+    """Whoever knows how many clips there are must not be able to sort them by class."""
+    tasks = stream(classes=8, per_class=100)
+    for task in tasks:
+        clips, rows = tasks.test(task.step)
+        shown = tasks._manifest.class_indices[rows]
+        for labels in (shown, _VALIDATION[task.val][1]):
+            count = len(labels)
+            in_class_order = np.repeat(np.arange(task.seen_classes), count // task.seen_classes)
+            for seed in (0, 1, task.step, count):
+                guess = np.random.Generator(np.random.PCG64(seed)).permutation(in_class_order)
+                assert (guess == labels).mean() < 2.0 / task.seen_classes or task.step == 0
+                assert (guess == labels).mean() < 0.8
+            # Nor do neighbours, nor a fixed distance between clips.
+            for shift in (1, 2, count // task.seen_classes):
+                same = (labels[shift:] == labels[:-shift]).mean()
+                assert same < 1 / task.seen_classes + 0.25
+        ids = [tasks._manifest.clip_ids[row] for row in rows]
+        assert ids == by_hash(task.step, sorted(ids))
+
+
+def test_the_order_of_a_clip_does_not_depend_on_the_others(stream):
+    def order(**spec):
+        tasks = stream(**spec)
+        return [tasks._manifest.clip_ids[row] for row in tasks.test(2)[1]]
+
+    some = set(order())
+    assert [clip for clip in order(per_class=40) if clip in some] == order()
 
 
 def test_clips_do_not_tell_where_they_lie(stream):
