@@ -35,11 +35,11 @@ from avbench.features.store import FeatureStore
 from avbench.learning.memory import ExemplarMemory
 from avbench.learning.method import Method, Setup
 from avbench.learning.stopwatch import Stopwatch
-from avbench.learning.stream import ProtocolError, Rows, Task, TaskStream
+from avbench.learning.stream import Rows, Task, TaskStream
 from avbench.manifests.benchmark import Benchmark
 from avbench.manifests.manifest import Manifest
 from avbench.resources import write_json
-from avbench.types import AvbenchError, Modality, Report, Residency
+from avbench.types import AvbenchError, Modality, ProtocolError, Report, Residency
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.I)
 

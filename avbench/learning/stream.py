@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -14,20 +14,17 @@ from torch import Tensor
 
 from avbench.features.store import FeatureStore
 from avbench.learning.memory import ExemplarMemory, Select
-from avbench.learning.picked import Picked
+from avbench.learning.picked import Lease, Picked, leased
 from avbench.learning.residency import Features, Source, columns, settle
 from avbench.manifests.manifest import Manifest
 from avbench.manifests.variant import by_hash
-from avbench.types import AvbenchError, Modality, Residency, Split
+from avbench.types import AvbenchError, Modality, ProtocolError, Residency, Split
 
 Rows = npt.NDArray[np.int64]
+T = TypeVar("T")
 
 
 _NOWHERE: Rows = np.empty(0, dtype=np.int64)
-
-
-class ProtocolError(AvbenchError):
-    """A method asked for something the protocol does not give it."""
 
 
 class Batch(NamedTuple):
@@ -57,10 +54,22 @@ class _Access:
     Attributes:
         source: What reads the features.
         rows: Rows of the store; in class order, so they must not be seen.
+        sweeps: What the sweeps of them read from.
+        lease: How long what lies where it is used may be read.
     """
 
     source: Source
     rows: Rows
+    sweeps: WeakKeyDictionary[Sweep[Any], Iterator[Any]] = field(default_factory=WeakKeyDictionary)
+    lease: Lease = field(default_factory=Lease)
+
+    def features(self, features: Features) -> Features:
+        """Return features as a method gets them: sound in single precision, sight on a lease."""
+        audio, visual = features
+        return (
+            None if audio is None else audio.float(),
+            None if visual is None else leased(visual, self.lease),
+        )
 
 
 # Kept apart from what a method holds, so that no attribute or closure of it leads to features it
@@ -87,8 +96,10 @@ class Clips:
         return self._count
 
     def close(self) -> None:
-        """End access: what these clips were handed out for is over."""
-        _OPEN.pop(self, None)
+        """End access: what these clips were handed out for is over, and so is all that reads on."""
+        if access := _OPEN.pop(self, None):
+            access.lease.over = True
+            access.sweeps.clear()
 
     @property
     def is_open(self) -> bool:
@@ -109,19 +120,20 @@ class Clips:
             ProtocolError: If what these clips were handed out for is over.
         """
         access = _opened(self)
-        return _single(access.source.read(access.rows[positions]))
+        return access.features(access.source.read(access.rows[positions]))
 
-    def sweep(self, batches: Iterable[Rows]) -> Iterator[Features]:
+    def sweep(self, batches: Iterable[Rows]) -> Sweep[Features]:
         """Read batch after batch; from disk, the next two are read while one is used.
 
         Args:
             batches: Positions, as `features` takes them.
 
         Raises:
-            ProtocolError: As `features`.
+            ProtocolError: As `features`, also at a batch that is asked for later.
         """
         access = _opened(self)
-        return map(_single, access.source.sweep(access.rows[part] for part in batches))
+        rows = (access.rows[part] for part in batches)
+        return Sweep(self, map(access.features, access.source.sweep(rows)))
 
 
 def _opened(clips: Clips) -> _Access:
@@ -134,9 +146,21 @@ def _opened(clips: Clips) -> _Access:
     return access
 
 
-def _single(features: Features) -> Features:
-    audio, visual = features
-    return None if audio is None else audio.float(), visual
+class Sweep(Iterator[T]):
+    """Batch after batch of some clips, as long as they are open.
+
+    Args:
+        clips: The clips.
+        batches: What is read of them.
+    """
+
+    def __init__(self, clips: Clips, batches: Iterator[T]) -> None:
+        self._clips = clips
+        _opened(clips).sweeps[self] = batches
+
+    def __next__(self) -> T:
+        batch: T = next(_opened(self._clips).sweeps[self])
+        return batch
 
 
 class LabelledClips(Clips):
@@ -249,7 +273,7 @@ class Task:
         """Number of classes of earlier steps."""
         return sum(self.classes_per_step[:-1])
 
-    def batches(self, order: Iterable[tuple[Rows, Rows | None]]) -> Iterator[Batch]:
+    def batches(self, order: Iterable[tuple[Rows, Rows | None]]) -> Sweep[Batch]:
         """Read batch after batch; from disk, the next two are read while one is used.
 
         Args:
@@ -258,18 +282,7 @@ class Task:
         Raises:
             ProtocolError: If the step is over.
         """
-        train, exemplars = _opened(self.train), _opened(self.exemplars)
-        order = [(new, _NOWHERE if old is None else old) for new, old in order]
-        rows = (np.concatenate([train.rows[new], exemplars.rows[old]]) for new, old in order)
-        sweep = map(_single, train.source.sweep(rows))
-        for new, old in order:
-            labels = np.concatenate([self.train.labels[new], self.exemplars.labels[old]])
-            yield Batch(
-                *next(sweep),
-                torch.from_numpy(labels).to(train.source.device),
-                current=len(new),
-                positions=np.concatenate([new, old]),
-            )
+        return Sweep(self.train, self._batches(order))
 
     def remember(self, select: Select) -> None:
         """Keep exemplars of this step's classes for the steps to come.
@@ -297,6 +310,20 @@ class Task:
                     f"at most {places} of its own clips may be kept of class {index}"
                 )
             memory.keep(index, _opened(self.train).rows[chosen].tolist())
+
+    def _batches(self, order: Iterable[tuple[Rows, Rows | None]]) -> Iterator[Batch]:
+        train, exemplars = _opened(self.train), _opened(self.exemplars)
+        order = [(new, _NOWHERE if old is None else old) for new, old in order]
+        rows = (np.concatenate([train.rows[new], exemplars.rows[old]]) for new, old in order)
+        sweep = map(train.features, train.source.sweep(rows))
+        for new, old in order:
+            labels = np.concatenate([self.train.labels[new], self.exemplars.labels[old]])
+            yield Batch(
+                *next(sweep),
+                torch.from_numpy(labels).to(train.source.device),
+                current=len(new),
+                positions=np.concatenate([new, old]),
+            )
 
 
 class MemoryUse(NamedTuple):

@@ -12,16 +12,26 @@ import torch
 
 from avbench.features.store import FeatureStore
 from avbench.learning.memory import ExemplarMemory
-from avbench.learning.stream import _MEMORY, _OPEN, _VALIDATION, ProtocolError, TaskStream
+from avbench.learning.picked import tensor
+from avbench.learning.stream import _MEMORY, _OPEN, _VALIDATION, TaskStream
 from avbench.manifests.manifest import Manifest
 from avbench.manifests.variant import by_hash
+from avbench.types import ProtocolError
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def stream(tiny, with_features):
-    def make(*, modality="audio-visual", joint=False, memory=12, keep=lambda clip_id: True, **spec):
+    def make(
+        *,
+        modality="audio-visual",
+        joint=False,
+        memory=12,
+        keep=lambda clip_id: True,
+        residency=None,
+        **spec,
+    ):
         benchmark = tiny(memory=memory or 0, **spec)
         store = with_features(benchmark, keep=keep)
         return TaskStream(
@@ -31,6 +41,7 @@ def stream(tiny, with_features):
             joint=joint,
             memory=None if memory is None else ExemplarMemory(memory),
             device=CPU,
+            residency=residency,
         )
 
     return make
@@ -190,6 +201,45 @@ def test_a_step_that_is_over_is_over(stream):
         before.val.accuracy(lambda clips: clips.features(np.arange(len(clips))))
 
 
+@pytest.mark.parametrize("residency", ["ram", "disk"])
+def test_closed_is_closed_for_every_view_of_the_clips(residency, stream):
+    """A sweep that was begun does not read on, nor does what would be read where it lies."""
+    tasks = stream(residency=residency)
+    steps = tasks.since(0)
+    task = next(steps)
+    parts = [np.array([row]) for row in range(10)]
+    sweeps = [
+        task.train.sweep(parts),
+        task.exemplars.sweep(iter(parts)),
+        task.batches((part, None) for part in parts),
+    ]
+    next(sweeps[0])
+    next(sweeps[2])
+    tested, _ = tasks.test(0)
+    sweeps.append(tested.sweep(parts))
+    next(sweeps[3])
+    tested.close()
+    validated = []
+
+    def predict(clips):
+        sweeps.append(clips.sweep(parts))
+        validated.append(next(sweeps[4])[1])
+        return np.zeros(len(clips), dtype=int)
+
+    task.val.accuracy(predict)
+    views = [task.train.features(parts[0])[1], task.train.batch(parts[1]).visual, *validated]
+    views += [views[0][:1], views[1].view(1, 8, 4, 12)]
+    task.remember(first)
+    next(steps)
+    for sweep in sweeps:
+        with pytest.raises(ProtocolError, match="earlier step"):
+            next(sweep)
+    for view in views if residency == "ram" else ():  # from disk they are copies of their own
+        for read in (view.read, lambda: tensor(view), lambda: view[:1], view.__reduce__):
+            with pytest.raises(ProtocolError, match="clips that are closed"):
+                read()
+
+
 def test_validation_measures_and_does_not_teach(stream):
     task = next(iter(stream()))
     assert not hasattr(task.val, "batch")
@@ -250,7 +300,10 @@ def test_nothing_handed_out_leads_to_what_is_hidden(stream):
         hidden = [rows, tasks._store_row[rows], _OPEN[clips].rows, _OPEN[task.train].rows, *labels]
         assert any(thing is task.train.labels for thing in reached(task, clips))
         batch = task.train.batch(np.array([1, 0]))
-        for thing in reached(task, clips, task.val.accuracy, task.remember, batch):
+        begun = [task.train.sweep([np.array([0, 1])]), clips.sweep([np.array([0, 1])])]
+        begun += [task.batches([(np.array([0, 1]), None)]) for _ in range(2)]
+        next(begun[3])
+        for thing in reached(task, clips, task.val.accuracy, task.remember, batch, *begun):
             assert not isinstance(thing, torch.Tensor) or len(thing) == 2
             assert not isinstance(thing, FeatureStore | Manifest | ExemplarMemory | TaskStream)
             if isinstance(thing, np.ndarray):
