@@ -24,8 +24,12 @@ from avbench.evaluation.result import ExemplarUse, StepCost
 from avbench.evaluation.run_folder import (
     LAST_WRITTEN,
     EpochCheckpoint,
+    MethodCheckpoint,
+    MethodLog,
+    check_unchanged,
     finished_steps,
     keep_lines,
+    read_predictions,
     read_state,
     summarise,
     tidy,
@@ -37,7 +41,6 @@ from avbench.learning.method import Method, Setup
 from avbench.learning.stopwatch import Stopwatch
 from avbench.learning.stream import Rows, Task, TaskStream
 from avbench.manifests.benchmark import Benchmark
-from avbench.manifests.manifest import Manifest
 from avbench.resources import write_json
 from avbench.types import AvbenchError, Modality, ProtocolError, Report, Residency
 
@@ -101,7 +104,7 @@ class Run:
             tidy(folder)
             return
         write_json(folder / "environment.json", environment_of(self.method_class).model_dump())
-        done = finished_steps(folder)
+        done, hashes = finished_steps(folder)
         checkpoint = EpochCheckpoint(folder, self.checkpoint_epochs, self.device, step=len(done))
         middle = checkpoint.begun()
         log_path = folder / "log.jsonl"
@@ -126,8 +129,8 @@ class Run:
                 self.modality,
                 self.seed,
                 self.device,
-                log,
-                checkpoint,
+                MethodLog(log),
+                MethodCheckpoint(checkpoint),
                 stopwatch,
             )
             _seed_everything(self.seed, len(done))
@@ -161,16 +164,32 @@ class Run:
                     "logged": logged,
                     "cost": cost.model_dump(),
                 }
-                write_step(folder, task.step + 1, predicted, state, record)
+                hashes |= write_step(folder, task.step + 1, predicted, state, record)
+                done.append(record)
         report(title, total, total)
-        summarise(folder, self.benchmark.spec.steps)
+        check_unchanged(folder, hashes)
+        tables = [self._table(folder, stream, step) for step in range(self.benchmark.spec.steps)]
+        summarise(folder, done, tables)
         tidy(folder)
 
-    def _predict(self, method: Method, stream: TaskStream, task: Task) -> pa.Table:
+    def _predict(self, method: Method, stream: TaskStream, task: Task) -> Rows:
         clips, rows = stream.test(task.step)
         predicted = _checked(method.predict(clips), len(rows), task.seen_classes)
         clips.close()
-        return _table(self.benchmark.manifest, task.step, rows, predicted)
+        return predicted
+
+    def _table(self, folder: Path, stream: TaskStream, step: int) -> pa.Table:
+        """Return the predictions after a step with their clips and labels, in manifest order."""
+        _, rows = stream.test(step)
+        order, manifest = np.argsort(rows), self.benchmark.manifest
+        rows = rows[order]
+        columns = {
+            "step": np.full(len(rows), step),
+            "clip_id": manifest.table["clip_id"].take(rows),
+            "label": manifest.class_indices[rows],
+            "prediction": read_predictions(folder, step + 1)[order],
+        }
+        return pa.table(columns).cast(predictions.SCHEMA)
 
 
 @contextmanager
@@ -228,16 +247,6 @@ def _explained(folder: Path, step: int, settings: Any) -> Iterator[None]:
         ]
         remedy = f"reduce {' or '.join(sizes)} with --set" if sizes else "use a larger machine"
         raise AvbenchError(f"out of memory at step {step + 1}: {remedy}{kept}") from error
-
-
-def _table(manifest: Manifest, step: int, rows: Rows, predicted: Rows) -> pa.Table:
-    columns = {
-        "step": np.full(len(rows), step),
-        "clip_id": manifest.table["clip_id"].take(rows),
-        "label": manifest.class_indices[rows],
-        "prediction": predicted,
-    }
-    return pa.table(columns).cast(predictions.SCHEMA)
 
 
 def _checked(predicted: npt.NDArray[np.int64], count: int, seen: int) -> npt.NDArray[np.int64]:

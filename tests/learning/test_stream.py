@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
-import types
 
 import numpy as np
 import pytest
@@ -17,6 +15,7 @@ from avbench.learning.stream import _MEMORY, _OPEN, _VALIDATION, TaskStream
 from avbench.manifests.manifest import Manifest
 from avbench.manifests.variant import by_hash
 from avbench.types import ProtocolError
+from tests.helpers.reach import reached
 
 CPU = torch.device("cpu")
 
@@ -274,21 +273,6 @@ def test_a_step_without_any_clip_is_told(stream):
 
     with pytest.raises(Exception, match="step 2 has no train clip"):
         list(stream(keep=keep))
-
-
-def reached(*roots):
-    """Yield everything that attributes, closures and containers lead to from what is handed out."""
-    seen, todo = set(), list(roots)
-    while todo:
-        thing = todo.pop()
-        if id(thing) in seen or isinstance(thing, type | types.ModuleType):
-            continue
-        seen.add(id(thing))
-        yield thing
-        if isinstance(thing, types.FunctionType):  # but not the globals of its module
-            todo += [thing.__closure__, thing.__defaults__]
-        else:
-            todo += gc.get_referents(thing)
 
 
 def test_nothing_handed_out_leads_to_what_is_hidden(stream):

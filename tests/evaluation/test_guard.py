@@ -1,0 +1,108 @@
+"""What a method cannot reach, change or carry over while it is evaluated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from avbench import registry
+from avbench.evaluation.evaluator import evaluate
+from avbench.types import AvbenchError, ProtocolError
+from reference_methods.finetune import FineTuning
+from tests.helpers.reach import reached
+
+QUICK = {"epochs": "2", "batch_size": "8"}
+
+
+@pytest.fixture
+def run(tiny, with_features, tmp_path, monkeypatch):
+    """Evaluate a class on a benchmark of three steps."""
+    benchmark = tiny()
+    with_features(benchmark)
+
+    def evaluate_class(method, out="run", **options):
+        monkeypatch.setattr(registry, "load", lambda group, name: method)
+        options = {"seeds": [0], "settings": QUICK} | options
+        return evaluate(benchmark, "mine", out=tmp_path / out, **options)
+
+    return evaluate_class
+
+
+class Honest(FineTuning):
+    recipes = None
+
+
+def test_nothing_a_method_is_handed_leads_to_a_file_or_a_clip_id(run, tmp_path):
+    class Looks(Honest):
+        def learn(self, task):
+            super().learn(task)
+            found.extend(reached(self.setup, task))
+
+        def predict(self, clips):
+            found.extend(reached(self.setup, clips))
+            return super().predict(clips)
+
+    found = []
+    run(Looks, checkpoint_epochs=1, tensorboard=True, profile=True)
+    assert len(found) > 100
+    for thing in found:
+        assert not isinstance(thing, Path)
+        assert not hasattr(thing, "fileno")
+        if isinstance(thing, str | bytes):
+            text = thing if isinstance(thing, str) else thing.decode(errors="replace")
+            assert str(tmp_path) not in text
+            assert not text.startswith(("c0-", "c1-", "run"))
+
+
+def test_what_earlier_steps_leave_holds_neither_clips_nor_labels(run, tmp_path):
+    class Reads(Honest):
+        def learn(self, task):
+            if task.step:
+                (folder,) = tmp_path.glob("run/unfinished-*")
+                found.append(pq.read_table(folder / f"step-{task.step}.parquet").to_pydict())
+            super().learn(task)
+
+    found = []
+    run(Reads)
+    assert [list(table) for table in found] == [["prediction"]] * 2
+    table = pq.read_table(tmp_path / "run" / "seed-0" / "predictions.parquet").to_pandas()
+    after = table[table["step"] == 0]
+    assert sorted(after["prediction"]) == sorted(found[0]["prediction"])
+    assert after["clip_id"].is_monotonic_increasing
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "safetensors", "json"])
+def test_a_method_that_changes_files_of_an_earlier_step_is_stopped(suffix, run, tmp_path):
+    class Rewrites(Honest):
+        def learn(self, task):
+            super().learn(task)
+            if task.step == 2:
+                (path,) = tmp_path.glob(f"run/unfinished-*/step-1.{suffix}")
+                path.write_bytes(path.read_bytes().replace(b"0", b"1"))
+
+    with pytest.raises(ProtocolError, match=rf"step-1.{suffix} was changed after its step"):
+        run(Rewrites)
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "safetensors"])
+def test_a_run_is_not_taken_up_from_files_that_were_changed(suffix, run, tmp_path):
+    class Stops(Honest):
+        stops = True
+
+        def learn(self, task):
+            if task.step == 1 and self.stops:
+                raise KeyboardInterrupt
+            super().learn(task)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Stops)
+    (path,) = tmp_path.glob(f"run/unfinished-*/step-1.{suffix}")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    Stops.stops = False
+    with pytest.raises(AvbenchError, match=rf"step-1.{suffix}: not what was written: delete"):
+        run(Stops)
