@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from avbench.evaluation import predictions
 from avbench.evaluation.cost import Meter, environment_of
@@ -147,9 +148,9 @@ class Run:
                 _seed_everything(self.seed, task.step)
                 with _explained(folder, task.step, self.settings):
                     method.learn(task)
+                    state = _kept(method.state())
                     with stopwatch("validation"):
-                        predicted = self._predict(method, stream, task)
-                state = method.state()
+                        predicted = self._predict(method, state, stream, task)
                 use = stream.memory_use()
                 cost = StepCost(
                     **checkpoint.meter.read(),
@@ -172,10 +173,20 @@ class Run:
         summarise(folder, done, tables)
         tidy(folder)
 
-    def _predict(self, method: Method, stream: TaskStream, task: Task) -> Rows:
+    def _predict(
+        self, method: Method, state: Mapping[str, Tensor], stream: TaskStream, task: Task
+    ) -> Rows:
+        """Let a copy of the method predict, so that what it learns of test clips ends with it."""
         clips, rows = stream.test(task.step)
-        predicted = _checked(method.predict(clips), len(rows), task.seen_classes)
+        copied = _copied(method)
+        predicted = _checked(copied.predict(clips), len(rows), task.seen_classes)
         clips.close()
+        for each in (copied, method):
+            if changed := _changed(state, each.state()):
+                raise ProtocolError(
+                    f"predict changed {changed} at step {task.step + 1}: test clips must not teach;"
+                    " let learn do all that changes state()"
+                )
         return predicted
 
     def _table(self, folder: Path, stream: TaskStream, step: int) -> pa.Table:
@@ -210,6 +221,40 @@ def _events(folder: Path | None, done: int) -> Iterator[Callable[[dict[str, Any]
         yield show
     finally:
         writer.close()
+
+
+def _kept(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what was learned as it is now: what a method gives changes with it."""
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+def _copied(method: Method) -> Method:
+    try:
+        return copy.deepcopy(method)
+    except (AvbenchError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever a method may hold
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise AvbenchError(
+            f"{type(method).__name__} cannot be copied, and a copy is what predicts ({reason}):"
+            " let it hold detached tensors, and no generator, lock or open file"
+        ) from error
+
+
+def _changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str | None:
+    """Return the name of something learned that is no longer what it was; None if there is none."""
+    for name in (*before, *after):
+        if name not in before or name not in after or not _equal(before[name], after[name]):
+            return name
+    return None
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors are the same to the bit, NaN included."""
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    bits = (t.detach().reshape(-1).contiguous().view(torch.uint8) for t in (one, other))
+    return torch.equal(*bits)
 
 
 def _trainable(method: Method) -> int:

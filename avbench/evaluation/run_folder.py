@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -265,6 +265,9 @@ class MethodLog:
     def __init__(self, write: Log) -> None:
         _LOGS[self] = write
 
+    def __deepcopy__(self, _: object) -> Self:
+        return self
+
     def __call__(self, record: dict[str, Any]) -> None:
         """Keep a record."""
         _LOGS[self](record)
@@ -281,6 +284,9 @@ class MethodCheckpoint:
 
     def __init__(self, checkpoint: EpochCheckpoint) -> None:
         _CHECKPOINTS[self] = checkpoint
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self
 
     def due(self, epochs: int) -> bool:
         """Return whether the user asked for a checkpoint after so many epochs of a step."""

@@ -79,6 +79,11 @@ class Picked:
         held, rows, _ = _held(self)
         return held.clone() if rows is None else _copied(held, rows)
 
+    def __deepcopy__(self, _: object) -> Picked:
+        held, rows, lease = _HELD[self]
+        closed = lease is not None and lease.over
+        return Picked(held, rows, lease) if closed else Picked(self.read())
+
     def __reduce__(self) -> tuple[type[Picked], tuple[Tensor]]:
         return Picked, (tensor(self),)  # a copy holds no clips but its own
 

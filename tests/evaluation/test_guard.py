@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from avbench import registry
 from avbench.evaluation.evaluator import evaluate
@@ -53,7 +55,7 @@ def test_nothing_a_method_is_handed_leads_to_a_file_or_a_clip_id(run, tmp_path):
         if isinstance(thing, str | bytes):
             text = thing if isinstance(thing, str) else thing.decode(errors="replace")
             assert str(tmp_path) not in text
-            assert not text.startswith(("c0-", "c1-", "run"))
+            assert not text.startswith(("c0-", "c1-", "run, seed"))
 
 
 def test_what_earlier_steps_leave_holds_neither_clips_nor_labels(run, tmp_path):
@@ -106,3 +108,78 @@ def test_a_run_is_not_taken_up_from_files_that_were_changed(suffix, run, tmp_pat
     Stops.stops = False
     with pytest.raises(AvbenchError, match=rf"step-1.{suffix}: not what was written: delete"):
         run(Stops)
+
+
+def learned(folder):
+    return [path.read_bytes() for path in sorted(folder.glob("seed-0/step-*.safetensors"))]
+
+
+def test_what_a_method_keeps_of_test_clips_is_gone_when_it_learns_on(run, tmp_path):
+    class Adapts(Honest):
+        def __init__(self, settings, setup):
+            super().__init__(settings, setup)
+            self.heard = []
+
+        def validate(self, task):
+            return None  # validation is a part of learning
+
+        def learn(self, task):
+            counts.append(len(self.heard))
+            super().learn(task)
+            with torch.no_grad():
+                for audio in self.heard:
+                    self.network.classifier.bias += audio.mean()
+
+        def predict(self, clips):
+            self.heard.append(clips.features(np.arange(len(clips)))[0])
+            self.setup.log({"kept": len(self.heard)})
+            self.random.random()
+            return super().predict(clips)
+
+    counts, last = [], QUICK | {"selection": "last"}
+    run(Adapts, "adapts", settings=last)
+    run(Honest, "honest", settings=last)
+    assert counts == [0, 0, 0]
+    assert learned(tmp_path / "adapts") == learned(tmp_path / "honest")
+
+
+def test_a_method_that_adapts_to_test_clips_is_stopped(run):
+    class Adapts(Honest):
+        def validate(self, task):
+            return None
+
+        def predict(self, clips):
+            with torch.no_grad():
+                self.network.classifier.bias += clips.features(np.array([0]))[0].mean()
+            return super().predict(clips)
+
+    with pytest.raises(ProtocolError, match="predict changed classifier.bias at step 1: test"):
+        run(Adapts)
+
+
+def test_a_method_that_changes_its_original_while_it_predicts_is_stopped(run):
+    originals = []
+
+    class Adapts(Honest):
+        def learn(self, task):
+            super().learn(task)
+            originals.append(self)
+
+        def predict(self, clips):
+            if originals:
+                with torch.no_grad():
+                    originals[-1].network.classifier.bias.zero_()
+            return super().predict(clips)
+
+    with pytest.raises(ProtocolError, match="predict changed classifier.bias at step 1: test"):
+        run(Adapts)
+
+
+def test_a_method_that_cannot_be_copied_is_told_what_to_leave_out(run):
+    class Holds(Honest):
+        def __init__(self, settings, setup):
+            super().__init__(settings, setup)
+            self.numbers = (number for number in range(3))
+
+    with pytest.raises(AvbenchError, match="Holds cannot be copied, .*generator.*detached tensors"):
+        run(Holds)
