@@ -22,7 +22,7 @@ from avbench.evaluation.run import Run
 from avbench.features import store
 from avbench.features.rows import Floats
 from avbench.learning.memory import ExemplarMemory
-from avbench.learning.method import Method, resolve_settings
+from avbench.learning.method import Declaration, Method, resolve_settings
 from avbench.learning.picked import Picked, tensor
 from avbench.learning.stream import _OPEN, Clips, Rows, Task
 from avbench.manifests.benchmark import Benchmark
@@ -80,10 +80,11 @@ def check_method(
     method_class: type[Method] = registry.load("methods", method)
     name = registry.short_name(method)
     check_method_class(method_class, name)
-    if modality not in (None, *method_class.modalities):
-        raise UsageError(f"{name} takes {' or '.join(method_class.modalities)}, not {modality}")
+    modalities = Declaration.of(method_class, name).modalities
+    if modality not in (None, *modalities):
+        raise UsageError(f"{name} takes {' or '.join(modalities)}, not {modality}")
     chosen = list(CHECKS) if names is None else list(names)
-    wanted = [m for m in method_class.modalities if modality in (None, m)]
+    wanted = [m for m in modalities if modality in (None, m)]
     results: list[Check] = []
     for each in wanted:
         known = {f.name for f in fields(method_class.Settings)}
@@ -131,11 +132,13 @@ class _Subject:
             folder = self.folder / f"run-{self.runs}"
             self.runs += 1
         method_class = method_class or self.method_class
-        capacity = world.benchmark.spec.memory if method_class.uses_memory else 0
+        declared = Declaration.of(method_class, self.name)
+        capacity = world.benchmark.spec.memory if declared.uses_memory else 0
         run = Run(
             world.benchmark,
             world.store,
             method_class,
+            declared,
             self.settings,
             self.modality,
             capacity,

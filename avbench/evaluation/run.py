@@ -38,7 +38,7 @@ from avbench.evaluation.run_folder import (
 )
 from avbench.features.store import FeatureStore
 from avbench.learning.memory import ExemplarMemory
-from avbench.learning.method import Method, Setup
+from avbench.learning.method import Declaration, Method, Setup
 from avbench.learning.stopwatch import Stopwatch
 from avbench.learning.stream import Rows, Task, TaskStream
 from avbench.manifests.benchmark import Benchmark
@@ -56,7 +56,8 @@ class Run:
         benchmark: What is learned.
         store: Its features.
         method_class: The method.
-        settings: Its settings.
+        declared: What it declares.
+        settings: Its settings; the method gets a copy.
         modality: What it may look at.
         capacity: Of the exemplar memory, in clips.
         seed: Source of all randomness.
@@ -70,6 +71,7 @@ class Run:
     benchmark: Benchmark
     store: FeatureStore
     method_class: type[Method]
+    declared: Declaration
     settings: Any
     modality: Modality
     capacity: int
@@ -85,17 +87,16 @@ class Run:
 
         Steps that the folder holds already are taken up, not learned again.
         """
-        memory = ExemplarMemory(self.capacity) if self.method_class.uses_memory else None
+        memory = ExemplarMemory(self.capacity) if self.declared.uses_memory else None
         stream = TaskStream(
             self.benchmark.manifest,
             self.store,
             modality=self.modality,
-            joint=self.method_class.access == "joint",
+            joint=self.declared.access == "joint",
             memory=memory,
             device=self.device,
             residency=self.residency,
-            mean_of_tokens=self.modality == "visual"
-            and getattr(self.method_class, "mean_of_tokens", False),
+            mean_of_tokens=self.modality == "visual" and self.declared.mean_of_tokens,
         )
         total = self.benchmark.spec.steps * getattr(self.settings, "epochs", 1)
         folder.mkdir(exist_ok=True)
@@ -135,7 +136,7 @@ class Run:
                 stopwatch,
             )
             _seed_everything(self.seed, len(done))
-            method = self.method_class(self.settings, setup)
+            method = self.method_class(copy.deepcopy(self.settings), setup)
             if done:
                 stream.resume({int(c): clips for c, clips in done[-1]["exemplars"].items()})
                 path = folder / f"step-{len(done)}.safetensors"

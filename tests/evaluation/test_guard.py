@@ -183,3 +183,43 @@ def test_a_method_that_cannot_be_copied_is_told_what_to_leave_out(run):
 
     with pytest.raises(AvbenchError, match="Holds cannot be copied, .*generator.*detached tensors"):
         run(Holds)
+
+
+def test_what_a_method_declares_is_read_once(run, tmp_path):
+    class Changes(Honest):
+        def learn(self, task):
+            Changes.access, Changes.uses_memory = "joint", True
+            Changes.modalities = ("audio",)
+            seen.append((set(task.train.labels.tolist()), task.places))
+            super().learn(task)
+
+    seen = []
+    result = run(Changes, seeds=[0, 1])
+    assert seen == [({0, 1}, 0), ({2, 3}, 0), ({4, 5}, 0)] * 2
+    assert (result.config["access"], result.config["memory"]) == ("incremental", 0)
+    assert result.config["modality"] == "audio-visual"
+
+
+def test_settings_are_read_once(run):
+    class Changes(Honest):
+        def learn(self, task):
+            learned.append(self.settings.epochs)
+            super().learn(task)
+            object.__setattr__(self.settings, "epochs", 9)
+
+    learned = []
+    result = run(Changes, seeds=[0, 1])
+    assert learned == [2, 9, 9] * 2
+    assert result.config["settings"]["epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"), [("access", "all"), ("modalities", ()), ("modalities", ["sound"])]
+)
+def test_what_a_method_declares_is_one_of_what_there_is(attribute, value, run):
+    class Odd(Honest):
+        pass
+
+    setattr(Odd, attribute, value)
+    with pytest.raises(AvbenchError, match=rf"mine.{attribute} must be "):
+        run(Odd)
