@@ -114,6 +114,8 @@ class StepCost(_Record):
     """What the memory holds at the end of the step."""
     residency: Residency
     """Where the step's features lay while it was learned."""
+    validation_questions: Whole | None = None
+    """How often accuracy on validation clips was measured; null where nobody counted."""
     profile: dict[Phase, Annotated[float, Field(ge=0)]] | None
     """Wall time by phase, in seconds; of one inside another the inner counts. Null without
     `--profile`."""

@@ -45,6 +45,9 @@ from avbench.manifests.benchmark import Benchmark
 from avbench.resources import write_json
 from avbench.types import AvbenchError, Modality, ProtocolError, Report, Residency
 
+# How often accuracy on validation clips may be measured in a step of fewer epochs: each time tells
+# something of their labels.
+_QUESTIONS = 200
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.I)
 
 
@@ -87,6 +90,7 @@ class Run:
 
         Steps that the folder holds already are taken up, not learned again.
         """
+        epochs = getattr(self.settings, "epochs", 1)
         memory = ExemplarMemory(self.capacity) if self.declared.uses_memory else None
         stream = TaskStream(
             self.benchmark.manifest,
@@ -97,8 +101,9 @@ class Run:
             device=self.device,
             residency=self.residency,
             mean_of_tokens=self.modality == "visual" and self.declared.mean_of_tokens,
+            questions=max(_QUESTIONS, epochs),
         )
-        total = self.benchmark.spec.steps * getattr(self.settings, "epochs", 1)
+        total = self.benchmark.spec.steps * epochs
         folder.mkdir(exist_ok=True)
         for left in folder.glob(".partial-*"):
             shutil.rmtree(left)
@@ -144,8 +149,10 @@ class Run:
                 method.restore(read_state(path, self.device), classes)
             for task in stream.since(len(done)):
                 checkpoint.step, checkpoint.meter = task.step, Meter(self.device, stopwatch)
+                checkpoint.questions = stream.questions
                 if middle and middle["step"] == task.step:
                     checkpoint.meter.add(middle["cost"])
+                    stream.questions.asked = middle.get("questions", 0)
                 _seed_everything(self.seed, task.step)
                 with _explained(folder, task.step, self.settings):
                     method.learn(task)
@@ -159,6 +166,7 @@ class Run:
                     stored_parameters=sum(tensor.numel() for tensor in state.values()),
                     exemplars=ExemplarUse(clips=use.clips, bytes=use.bytes),
                     residency=stream.residency,
+                    validation_questions=stream.questions.asked,
                 )
                 record = {
                     "step": task.step,

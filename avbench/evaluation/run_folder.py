@@ -27,7 +27,7 @@ from avbench.evaluation import predictions
 from avbench.evaluation.cost import Meter
 from avbench.evaluation.result import Config, Environment, SeedRun, StepCost
 from avbench.learning.method import Log
-from avbench.learning.stream import Rows
+from avbench.learning.stream import Questions, Rows
 from avbench.manifests.benchmark import Benchmark
 from avbench.resources import read_json, replacing, write_json
 from avbench.types import AvbenchError, ProtocolError
@@ -215,6 +215,7 @@ class EpochCheckpoint:
     step: int
     logged: int = 0
     meter: Meter = field(init=False)
+    questions: Questions = field(init=False)
 
     def due(self, epochs: int) -> bool:
         """Whether a step is kept after so many epochs."""
@@ -223,6 +224,7 @@ class EpochCheckpoint:
     def write(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
         """Keep what training goes on from, in place of what was kept before."""
         known = {"step": self.step, "logged": self.logged, "cost": self.meter.read()}
+        known["questions"] = self.questions.asked
         metadata = {"avbench": json.dumps(known | {"training": record})}
         with replacing(self.folder / _IN_THE_MIDDLE) as temporary:
             temporary.write_bytes(save(_on_cpu(tensors), metadata))

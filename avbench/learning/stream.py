@@ -72,10 +72,44 @@ class _Access:
         )
 
 
+@dataclass
+class Questions:
+    """How often a method measured accuracy on validation clips in a step.
+
+    Attributes:
+        limit: How often it may; None for as often as it likes.
+        asked: How often it did.
+    """
+
+    limit: int | None = None
+    asked: int = 0
+
+    def ask(self) -> None:
+        """Count one more.
+
+        Raises:
+            ProtocolError: If that is one too many.
+        """
+        if self.asked == self.limit:
+            raise ProtocolError(
+                f"a method measured accuracy on validation clips more than {self.limit} times in a"
+                " step: measure it at most once an epoch"
+            )
+        self.asked += 1
+
+
+class _Measured(NamedTuple):
+    """What stands behind validation clips."""
+
+    access: _Access
+    labels: Rows
+    questions: Questions
+
+
 # Kept apart from what a method holds, so that no attribute or closure of it leads to features it
 # may not read, to labels or to the memory; what is not here is closed.
 _OPEN: WeakKeyDictionary[Clips, _Access] = WeakKeyDictionary()
-_VALIDATION: WeakKeyDictionary[Validation, tuple[_Access, Rows]] = WeakKeyDictionary()
+_VALIDATION: WeakKeyDictionary[Validation, _Measured] = WeakKeyDictionary()
 # With the labels of D_t, which a method could change in its own copy. By `Task.train`.
 _MEMORY: WeakKeyDictionary[Clips, tuple[ExemplarMemory, Rows]] = WeakKeyDictionary()
 
@@ -201,11 +235,12 @@ class Validation:
         source: What reads their features.
         rows: Rows of the store.
         labels: Class index of every row.
+        questions: Counts how often accuracy is measured.
     """
 
-    def __init__(self, source: Source, rows: Rows, labels: Rows) -> None:
+    def __init__(self, source: Source, rows: Rows, labels: Rows, questions: Questions) -> None:
         self._count = len(rows)
-        _VALIDATION[self] = (_Access(source, rows), labels)
+        _VALIDATION[self] = _Measured(_Access(source, rows), labels, questions)
 
     def __len__(self) -> int:
         return self._count
@@ -218,13 +253,15 @@ class Validation:
             from_class: Only clips of this class and later ones count.
 
         Raises:
-            ProtocolError: If `predict` does not return one class a clip, or the step is over.
+            ProtocolError: If `predict` does not return one class a clip, the step is over, or
+                accuracy was measured as often as it may be in a step.
         """
         if self not in _VALIDATION:
             raise ProtocolError("a method measured accuracy on clips of an earlier step")
         if len(self) == 0:
             return float("nan")
-        access, labels = _VALIDATION[self]
+        access, labels, questions = _VALIDATION[self]
+        questions.ask()
         clips = Clips(access.source, access.rows)
         try:
             predicted = np.asarray(predict(clips))
@@ -351,12 +388,16 @@ class TaskStream:
         device: Where batches go.
         residency: Where a step's features lie; None to choose, see `settle`.
         mean_of_tokens: Whether the method needs but the mean of a clip's visual tokens.
+        questions: How often accuracy on validation clips may be measured in a step; None for as
+            often as a method likes.
 
     Attributes:
         residency: Where those of the last step handed out lie.
+        questions: How often accuracy was measured in that step.
     """
 
     residency: Residency = "disk"
+    questions: Questions
 
     def __init__(
         self,
@@ -369,6 +410,7 @@ class TaskStream:
         device: torch.device,
         residency: Residency | None = None,
         mean_of_tokens: bool = False,
+        questions: int | None = None,
     ) -> None:
         self._manifest = manifest
         self._store = store
@@ -377,6 +419,7 @@ class TaskStream:
         self._memory = memory
         self._device = device
         self._asked = residency
+        self._limit = questions
         self._store_row = store.rows_of(manifest.clip_ids)
         self._class_of_store_row = np.full(len(store), -1, dtype=np.int64)
         present = self._store_row >= 0
@@ -400,12 +443,17 @@ class TaskStream:
             kept = np.array([] if self._memory is None else self._memory.clips, dtype=np.int64)
             read = np.concatenate([train, self._store_row[val], kept])
             source = settle(self._columns, read, self._device, self._asked)
-            self.residency = source.residency
+            self.residency, self.questions = source.residency, Questions(self._limit)
             task = Task(
                 step=step,
                 classes_per_step=self._manifest.classes_per_step[: step + 1],
                 train=self._labelled(source, train),
-                val=Validation(source, self._store_row[val], self._manifest.class_indices[val]),
+                val=Validation(
+                    source,
+                    self._store_row[val],
+                    self._manifest.class_indices[val],
+                    self.questions,
+                ),
                 exemplars=self._labelled(source, kept),
                 places=self._places(step),
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -223,3 +224,52 @@ def test_what_a_method_declares_is_one_of_what_there_is(attribute, value, run):
     setattr(Odd, attribute, value)
     with pytest.raises(AvbenchError, match=rf"mine.{attribute} must be "):
         run(Odd)
+
+
+def test_a_result_says_how_often_validation_clips_were_asked(run, tmp_path):
+    class Asks(Honest):
+        def validate(self, task):
+            super().validate(task)
+            return super().validate(task)
+
+    result = run(Asks, settings=QUICK | {"epochs": "4"})
+    assert [step.validation_questions for step in result.runs[0].cost] == [8, 8, 8]
+    record = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert [step["validation_questions"] for step in record["runs"][0]["cost"]] == [8, 8, 8]
+
+
+def test_questions_of_a_step_that_is_taken_up_count_on(run):
+    class Stops(Honest):
+        stops = True
+
+        def validate(self, task):
+            accuracy = super().validate(task)
+            epochs.append(task.step)
+            if self.stops and epochs.count(1) == 3:
+                raise KeyboardInterrupt
+            return accuracy
+
+    epochs = []
+    settings = QUICK | {"epochs": "4"}
+    with pytest.raises(KeyboardInterrupt):
+        run(Stops, settings=settings, checkpoint_epochs=1)
+    Stops.stops = False
+    result = run(Stops, settings=settings)
+    assert epochs.count(1) == 5  # the third was not kept
+    assert [step.validation_questions for step in result.runs[0].cost] == [4, 4, 4]
+
+
+def test_a_method_that_asks_for_labels_of_validation_clips_is_stopped(run):
+    """Each answer tells one number; enough of them would tell every label."""
+
+    class Extracts(Honest):
+        def learn(self, task):
+            super().learn(task)
+            for clip in range(len(task.val)):
+                for label in range(100):
+                    guess = np.full(len(task.val), -1)
+                    guess[clip] = label
+                    task.val.accuracy(lambda _, guess=guess: guess)
+
+    with pytest.raises(ProtocolError, match="more than 200 times in a step"):
+        run(Extracts)

@@ -29,6 +29,7 @@ def stream(tiny, with_features):
         memory=12,
         keep=lambda clip_id: True,
         residency=None,
+        questions=None,
         **spec,
     ):
         benchmark = tiny(memory=memory or 0, **spec)
@@ -41,6 +42,7 @@ def stream(tiny, with_features):
             memory=None if memory is None else ExemplarMemory(memory),
             device=CPU,
             residency=residency,
+            questions=questions,
         )
 
     return make
@@ -188,6 +190,19 @@ def test_validation_takes_one_class_a_clip(stream):
     assert task.val.accuracy(lambda clips: torch.zeros(len(clips), dtype=torch.int64)) == 0.5
     with pytest.raises(ProtocolError, match="must return 8 classes"):
         task.val.accuracy(lambda clips: np.zeros((len(clips), 1), dtype=int))
+
+
+def test_accuracy_on_validation_clips_is_counted_and_limited(stream):
+    tasks = stream(questions=3)
+    for task in tasks:
+        assert tasks.questions.asked == 0
+        for number in range(3):
+            task.val.accuracy(lambda clips: np.zeros(len(clips), dtype=int), from_class=number)
+            assert tasks.questions.asked == number + 1
+        with pytest.raises(ProtocolError, match="more than 3 times in a step: .* once an epoch"):
+            task.val.accuracy(lambda clips: np.zeros(len(clips), dtype=int))
+        assert tasks.questions.asked == 3
+        task.remember(first)
 
 
 def test_a_step_that_is_over_is_over(stream):
