@@ -278,6 +278,12 @@ def check_method_command(
         for check in checks:
             if check.failure:
                 click.echo(f"FAIL {check.name}, {check.modality}: {check.failure}")
+        if traces := [check.traceback for check in checks if check.traceback]:
+            click.echo(f"\n{traces[0]}".rstrip())
+        for modality in dict.fromkeys(check.modality for check in checks):
+            replaced = next(check.replaced for check in checks if check.modality == modality)
+            if replaced:
+                click.echo(f"settings replaced to be quick, {modality}: {'; '.join(replaced)}")
     if any(check.failure for check in checks):
         sys.exit(1)
 
