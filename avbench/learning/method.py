@@ -41,7 +41,8 @@ class Setup:
         seed: Source of all its randomness.
         device: Where it computes.
         log: Takes one flat record per epoch, for the run's log and progress bar.
-        checkpoint: Where a method may keep a step in the middle; None for nowhere.
+        checkpoint: Where a method may keep a step in the middle; None for nowhere. It leads to no
+            file.
         stopwatch: Where a method may say what its time goes into.
     """
 
@@ -83,7 +84,11 @@ class Method(Protocol):
         ...
 
     def predict(self, clips: Clips) -> npt.NDArray[np.int64]:
-        """Return a class index for every clip, among the classes seen so far, (clips,)."""
+        """Return a class index for every clip, among the classes seen so far, (clips,).
+
+        A copy of the method does so for test clips: nothing of these is there at the next step, and
+        what `state` returns must stay as it is.
+        """
         ...
 
     def state(self) -> dict[str, Tensor]:
