@@ -12,7 +12,7 @@ import sys
 import types
 import weakref
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
+from avbench.features.rows import Rows
 from avbench.features.store import FeatureStore
 from avbench.learning.memory import ExemplarMemory
 from avbench.learning.method import Method
@@ -57,29 +58,29 @@ def bytes_held(method: Method) -> int:
     return sum(sizes.values())
 
 
-def clips_held(method: Method, features: FeatureStore, rows: list[int]) -> set[int]:
-    """Return which clips a method holds features of, as they are or in another form.
+def clips_held(method: Method, features: FeatureStore, steps: Sequence[Rows]) -> set[int]:
+    """Return which clips of some steps a method holds features of, as they are or in another form.
 
     Found are vectors of sound, tokens and means of tokens, each shifted, scaled, normalised, in
-    lower precision or standardised by dimension; in arrays of any shape, between other numbers.
+    lower precision or standardised by dimension over its step; in arrays of any shape, between
+    other numbers.
 
     Args:
         method: The method.
         features: Where the clips' features lie.
-        rows: The clips.
+        steps: The rows of the clips, step by step.
     """
-    if not rows:
+    owners, forms = [], []
+    for rows in steps:
+        audio = FeatureStore.audio(features, rows).astype(np.float64)[:, None]
+        visual = FeatureStore.visual(features, rows).astype(np.float64)
+        for kind in (audio, visual, visual.mean(axis=1, keepdims=True)):
+            flat = kind.reshape(-1, features.dim)
+            forms += [flat, (flat - flat.mean(axis=0)) / (flat.std(axis=0) + 1e-12)]
+            owners += [np.repeat(rows, kind.shape[1])] * 2
+    if not forms:
         return set()
-    index = np.array(rows)
-    audio = FeatureStore.audio(features, index).astype(np.float64)[:, None]
-    visual = FeatureStore.visual(features, index).astype(np.float64)
-    vectors = []
-    for kind in (audio, visual, visual.mean(axis=1, keepdims=True)):
-        flat = kind.reshape(-1, features.dim)
-        standardised = (flat - flat.mean(axis=0)) / (flat.std(axis=0) + 1e-12)
-        vectors += [(np.repeat(index, kind.shape[1]), form) for form in (flat, standardised)]
-    owners = np.concatenate([owner for owner, _ in vectors])
-    wanted = _shapes(np.concatenate([form for _, form in vectors])).T
+    owner, wanted = np.concatenate(owners), _shapes(np.concatenate(forms)).T
     found: set[int] = set()
     left = _MOST_NUMBERS
     for numbers in _arrays(method):
@@ -90,7 +91,7 @@ def clips_held(method: Method, features: FeatureStore, rows: list[int]) -> set[i
             left -= len(windows)
             for start in range(0, len(windows), _AT_A_TIME):
                 alike = _shapes(windows[start : start + _AT_A_TIME]) @ wanted > _ALIKE
-                found |= {int(row) for row in owners[alike.any(axis=0)]}
+                found |= {int(row) for row in owner[alike.any(axis=0)]}
             if left < features.dim:
                 return found
     return found

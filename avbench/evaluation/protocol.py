@@ -302,8 +302,8 @@ def _reads_what_it_may(subject: _Subject) -> None:
 
     def learn(self: Any, task: Task) -> None:
         allowed = {*_OPEN[task.train].rows, *_OPEN[task.exemplars].rows}
-        earlier = {int(row) for row in train[step_of < task.step]} - allowed
-        kept = clips_held(self, watched, sorted(earlier))
+        earlier = [train[step_of == step] for step in range(task.step)]
+        kept = clips_held(self, watched, earlier) - allowed
         if kept:
             raise BrokenPromiseError(
                 f"it keeps copies of {len(kept)} clips of earlier steps outside the memory"

@@ -99,11 +99,12 @@ def in_a_closure():
 
 
 class HoardsInAnotherForm(Honest):
-    form = staticmethod(lambda sound: sound)
+    form = staticmethod(lambda sound, every: sound)
 
     def learn(self, task):
         super().learn(task)
-        self.hoard = self.form(some(task))
+        every = task.train.features(np.arange(len(task.train)))[0]
+        self.hoard = self.form(some(task), every)
 
 
 class HoardsElsewhere(Honest):
@@ -115,17 +116,18 @@ class HoardsElsewhere(Honest):
 
 
 FORMS = {
-    "concatenated": lambda sound: torch.cat([torch.ones(7), sound.flatten(), torch.zeros(2)]),
-    "scaled": lambda sound: 3 * sound - 1,
-    "normalised": lambda sound: torch.nn.functional.normalize(sound),
-    "transposed": lambda sound: sound.T.contiguous(),
-    "rounded": lambda sound: (20 * sound).round().to(torch.int8),
-    "as lists": lambda sound: sound.tolist(),
-    "as one list": lambda sound: [[1.0, *sound.flatten().tolist()]],
-    "as bytes": lambda sound: sound.half().numpy().tobytes(),
-    "in a generator": lambda sound: (row for row in [sound]),
-    "among objects": lambda sound: np.array([None, sound.numpy()], dtype=object),
-    "as a parameter": lambda sound: torch.nn.ParameterList([sound]),
+    "concatenated": lambda sound, _: torch.cat([torch.ones(7), sound.flatten(), torch.zeros(2)]),
+    "scaled": lambda sound, _: 3 * sound - 1,
+    "normalised": lambda sound, _: torch.nn.functional.normalize(sound),
+    "standardised": lambda sound, every: (sound - every.mean(0)) / every.std(0),
+    "transposed": lambda sound, _: sound.T.contiguous(),
+    "rounded": lambda sound, _: (20 * sound).round().to(torch.int8),
+    "as lists": lambda sound, _: sound.tolist(),
+    "as one list": lambda sound, _: [[1.0, *sound.flatten().tolist()]],
+    "as bytes": lambda sound, _: sound.half().numpy().tobytes(),
+    "in a generator": lambda sound, _: (row for row in [sound]),
+    "among objects": lambda sound, _: np.array([None, sound.numpy()], dtype=object),
+    "as a parameter": lambda sound, _: torch.nn.ParameterList([sound]),
 }
 PLACES = {
     "in a global": lambda sound, method: STASH.append(sound),
