@@ -297,6 +297,7 @@ def _reads_what_it_may(subject: _Subject) -> None:
         in_store = world.store.rows_of([manifest.clip_ids[row] for row in rows])
         return in_store, manifest.step_of_row[rows]
 
+    assert subject.plain_run.is_dir()  # by then all is there that is compiled or cached once
     (train, step_of), (val, step_of_val) = rows_of("train"), rows_of("val")
     hidden = {"audio": "visual", "visual": "audio"}.get(subject.modality)
 

@@ -98,18 +98,11 @@ class Questions:
         self.asked += 1
 
 
-class _Measured(NamedTuple):
-    """What stands behind validation clips."""
-
-    access: _Access
-    labels: Rows
-    questions: Questions
-
-
 # Kept apart from what a method holds, so that no attribute or closure of it leads to features it
 # may not read, to labels or to the memory; what is not here is closed.
 _OPEN: WeakKeyDictionary[Clips, _Access] = WeakKeyDictionary()
-_VALIDATION: WeakKeyDictionary[Validation, _Measured] = WeakKeyDictionary()
+_VALIDATION: WeakKeyDictionary[Validation, tuple[_Access, Rows]] = WeakKeyDictionary()
+_QUESTIONS: WeakKeyDictionary[Validation, Questions] = WeakKeyDictionary()
 # With the labels of D_t, which a method could change in its own copy. By `Task.train`.
 _MEMORY: WeakKeyDictionary[Clips, tuple[ExemplarMemory, Rows]] = WeakKeyDictionary()
 
@@ -240,7 +233,8 @@ class Validation:
 
     def __init__(self, source: Source, rows: Rows, labels: Rows, questions: Questions) -> None:
         self._count = len(rows)
-        _VALIDATION[self] = _Measured(_Access(source, rows), labels, questions)
+        _VALIDATION[self] = (_Access(source, rows), labels)
+        _QUESTIONS[self] = questions
 
     def __len__(self) -> int:
         return self._count
@@ -260,8 +254,8 @@ class Validation:
             raise ProtocolError("a method measured accuracy on clips of an earlier step")
         if len(self) == 0:
             return float("nan")
-        access, labels, questions = _VALIDATION[self]
-        questions.ask()
+        _QUESTIONS[self].ask()
+        access, labels = _VALIDATION[self]
         clips = Clips(access.source, access.rows)
         try:
             predicted = np.asarray(predict(clips))
