@@ -280,10 +280,9 @@ def check_method_command(
                 click.echo(f"FAIL {check.name}, {check.modality}: {check.failure}")
         if traces := [check.traceback for check in checks if check.traceback]:
             click.echo(f"\n{traces[0]}".rstrip())
-        for modality in dict.fromkeys(check.modality for check in checks):
-            replaced = next(check.replaced for check in checks if check.modality == modality)
+        for looked_at, replaced in dict.fromkeys((c.modality, c.replaced) for c in checks):
             if replaced:
-                click.echo(f"settings replaced to be quick, {modality}: {'; '.join(replaced)}")
+                click.echo(f"settings replaced to be quick, {looked_at}: {'; '.join(replaced)}")
     if any(check.failure for check in checks):
         sys.exit(1)
 

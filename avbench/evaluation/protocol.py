@@ -250,9 +250,7 @@ def _world(
     return _World(benchmark, store.FeatureStore.open(folder / "features"))
 
 
-def _failure(
-    check: Callable[[_Subject], None], subject: _Subject
-) -> tuple[str | None, str | None]:
+def _failure(check: Callable[[_Subject], None], subject: _Subject) -> tuple[str | None, str | None]:
     """Return what a method did instead of what it must, and where it raised something."""
     try:
         check(subject)

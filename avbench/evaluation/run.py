@@ -7,7 +7,7 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,18 +91,7 @@ class Run:
         Steps that the folder holds already are taken up, not learned again.
         """
         epochs = getattr(self.settings, "epochs", 1)
-        memory = ExemplarMemory(self.capacity) if self.declared.uses_memory else None
-        stream = TaskStream(
-            self.benchmark.manifest,
-            self.store,
-            modality=self.modality,
-            joint=self.declared.access == "joint",
-            memory=memory,
-            device=self.device,
-            residency=self.residency,
-            mean_of_tokens=self.modality == "visual" and self.declared.mean_of_tokens,
-            questions=max(_QUESTIONS, epochs),
-        )
+        stream = self._stream(questions=max(_QUESTIONS, epochs))
         total = self.benchmark.spec.steps * epochs
         folder.mkdir(exist_ok=True)
         for left in folder.glob(".partial-*"):
@@ -143,10 +132,7 @@ class Run:
             _seed_everything(self.seed, len(done))
             method = self.method_class(copy.deepcopy(self.settings), setup)
             if done:
-                stream.resume({int(c): clips for c, clips in done[-1]["exemplars"].items()})
-                path = folder / f"step-{len(done)}.safetensors"
-                classes = self.benchmark.manifest.classes_per_step[: len(done)]
-                method.restore(read_state(path, self.device), classes)
+                self._restore(method, stream, folder, done)
             for task in stream.since(len(done)):
                 checkpoint.step, checkpoint.meter = task.step, Meter(self.device, stopwatch)
                 checkpoint.questions = stream.questions
@@ -178,9 +164,30 @@ class Run:
                 done.append(record)
         report(title, total, total)
         check_unchanged(folder, hashes)
-        tables = [self._table(folder, stream, step) for step in range(self.benchmark.spec.steps)]
-        summarise(folder, done, tables)
+        summarise(folder, done, [self._table(folder, stream, step) for step in range(len(done))])
         tidy(folder)
+
+    def _stream(self, *, questions: int) -> TaskStream:
+        return TaskStream(
+            self.benchmark.manifest,
+            self.store,
+            modality=self.modality,
+            joint=self.declared.access == "joint",
+            memory=ExemplarMemory(self.capacity) if self.declared.uses_memory else None,
+            device=self.device,
+            residency=self.residency,
+            mean_of_tokens=self.modality == "visual" and self.declared.mean_of_tokens,
+            questions=questions,
+        )
+
+    def _restore(
+        self, method: Method, stream: TaskStream, folder: Path, done: Sequence[dict[str, Any]]
+    ) -> None:
+        """Bring a method and its memory to where the last finished step left them."""
+        stream.resume({int(c): clips for c, clips in done[-1]["exemplars"].items()})
+        path = folder / f"step-{len(done)}.safetensors"
+        classes = self.benchmark.manifest.classes_per_step[: len(done)]
+        method.restore(read_state(path, self.device), classes)
 
     def _predict(
         self, method: Method, state: Mapping[str, Tensor], stream: TaskStream, task: Task

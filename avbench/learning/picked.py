@@ -51,9 +51,7 @@ class Picked:
         lease: How long they may be read; None for ever.
     """
 
-    def __init__(
-        self, held: Tensor, rows: Rows | None = None, lease: Lease | None = None
-    ) -> None:
+    def __init__(self, held: Tensor, rows: Rows | None = None, lease: Lease | None = None) -> None:
         self.shape = torch.Size((len(held if rows is None else rows), *held.shape[1:]))
         self.dtype, self.device = held.dtype, held.device
         _HELD[self] = _Held(held, rows, lease)
