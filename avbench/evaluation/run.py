@@ -145,12 +145,11 @@ class Run:
                     state = _kept(method.state())
                     with stopwatch("validation"):
                         predicted = self._predict(method, state, stream, task)
-                use = stream.memory_use()
                 cost = StepCost(
                     **checkpoint.meter.read(),
                     trainable_parameters=_trainable(method),
                     stored_parameters=sum(tensor.numel() for tensor in state.values()),
-                    exemplars=ExemplarUse(clips=use.clips, bytes=use.bytes),
+                    exemplars=ExemplarUse(**stream.memory_use()._asdict()),
                     residency=stream.residency,
                     validation_questions=stream.questions.asked,
                 )
