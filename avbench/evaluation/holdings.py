@@ -32,6 +32,8 @@ from avbench.types import ProtocolError
 # What the evaluator handed out is not the method's; clips in it are closed by themselves.
 _HANDED_OUT = (Clips, Validation, Task, Sweep, TaskStream, ExemplarMemory, FeatureStore)
 _OPAQUE = (*weakref.ProxyTypes, types.ModuleType, types.CodeType, types.FrameType, str, int)
+# Modules that methods derive classes from, and are not their own.
+_OTHERS = {"avbench", "numpy", "torch", *sys.stdlib_module_names}
 # Bounds time, not what is found of a method of usual size.
 _MOST_THINGS, _MOST_NUMBERS, _AT_A_TIME = 500_000, 1 << 22, 1 << 14
 # Correlation of a vector with a copy of it that was shifted, scaled or rounded to eight bits.
@@ -90,7 +92,7 @@ def clips_held(method: Method, features: FeatureStore, steps: Sequence[Rows]) ->
             windows = sliding_window_view(flat[:left], features.dim)
             left -= len(windows)
             for start in range(0, len(windows), _AT_A_TIME):
-                alike = _shapes(windows[start : start + _AT_A_TIME]) @ wanted > _ALIKE
+                alike = np.abs(_shapes(windows[start : start + _AT_A_TIME]) @ wanted) > _ALIKE
                 found |= {int(row) for row in owner[alike.any(axis=0)]}
             if left < features.dim:
                 return found
@@ -136,8 +138,8 @@ def _numbers(values: Numbers) -> Iterator[Numbers]:
 
 def _things(method: Method) -> Iterator[object]:
     """Yield the objects a method leads to, without what the evaluator handed it."""
-    own = {c.__module__ for c in type(method).__mro__} - {"builtins", "abc", "typing"}
-    own = {name for name in own if name.partition(".")[0] != "avbench"}
+    modules = {c.__module__ for c in type(method).__mro__}
+    own = {name for name in modules if name.partition(".")[0] not in _OTHERS}
     todo: list[object] = [method, method.state()]
     todo += [vars(c) for c in type(method).__mro__ if c.__module__ in own]
     for name in own & sys.modules.keys():
