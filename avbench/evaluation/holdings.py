@@ -36,8 +36,9 @@ _OPAQUE = (*weakref.ProxyTypes, types.ModuleType, types.CodeType, types.FrameTyp
 _OTHERS = {"avbench", "numpy", "torch", *sys.stdlib_module_names}
 # Bounds time, not what is found of a method of usual size.
 _MOST_THINGS, _MOST_NUMBERS, _AT_A_TIME = 500_000, 1 << 22, 1 << 14
-# Correlation of a vector with a copy of it that was shifted, scaled or rounded to eight bits.
-_ALIKE = 0.9995
+# Correlation of a vector with a copy of it that was shifted, scaled or rounded to eight bits, and how
+# much shorter a copy may be: rows of weights that are nearly 0 may be a multiple of a clip by chance.
+_ALIKE, _SHORTEST = 0.9995, 0.01
 
 Numbers = npt.NDArray[Any]
 
@@ -63,9 +64,9 @@ def bytes_held(method: Method) -> int:
 def clips_held(method: Method, features: FeatureStore, steps: Sequence[Rows]) -> set[int]:
     """Return which clips of some steps a method holds features of, as they are or in another form.
 
-    Found are vectors of sound, tokens and means of tokens, each shifted, scaled, normalised, in
-    lower precision or standardised by dimension over its step; in arrays of any shape, between
-    other numbers.
+    Found are vectors of sound, tokens and means of tokens, each shifted, scaled (to no less than a
+    hundredth), normalised, in lower precision or standardised by dimension over its step; in arrays
+    of any shape, between other numbers.
 
     Args:
         method: The method.
@@ -82,7 +83,7 @@ def clips_held(method: Method, features: FeatureStore, steps: Sequence[Rows]) ->
             owners += [np.repeat(rows, kind.shape[1])] * 2
     if not forms:
         return set()
-    owner, wanted = np.concatenate(owners), _shapes(np.concatenate(forms)).T
+    owner, (wanted, sizes) = np.concatenate(owners), _shapes(np.concatenate(forms))
     found: set[int] = set()
     left = _MOST_NUMBERS
     for numbers in _arrays(method):
@@ -92,20 +93,22 @@ def clips_held(method: Method, features: FeatureStore, steps: Sequence[Rows]) ->
             windows = sliding_window_view(flat[:left], features.dim)
             left -= len(windows)
             for start in range(0, len(windows), _AT_A_TIME):
-                alike = np.abs(_shapes(windows[start : start + _AT_A_TIME]) @ wanted) > _ALIKE
+                shapes, lengths = _shapes(windows[start : start + _AT_A_TIME])
+                alike = np.abs(shapes @ wanted.T) > _ALIKE
+                alike &= lengths[:, None] > _SHORTEST * sizes
                 found |= {int(row) for row in owner[alike.any(axis=0)]}
             if left < features.dim:
                 return found
     return found
 
 
-def _shapes(vectors: Numbers) -> npt.NDArray[np.float64]:
-    """Return vectors without what shifting and scaling change: mean 0, length 1."""
+def _shapes(vectors: Numbers) -> tuple[Numbers, Numbers]:
+    """Return vectors without what shifting and scaling change, and how long they were."""
     with np.errstate(all="ignore"):
         centred = np.nan_to_num(vectors.astype(np.float64), posinf=0.0, neginf=0.0)
         centred = centred - centred.mean(axis=1, keepdims=True)
-        lengths = np.sqrt((centred**2).sum(axis=1, keepdims=True))
-        return np.where(lengths > 1e-9, centred / lengths, 0.0)
+        lengths = np.sqrt((centred**2).sum(axis=1))
+        return centred / np.maximum(lengths, 1e-9)[:, None], lengths
 
 
 def _arrays(method: Method) -> Iterator[Numbers]:

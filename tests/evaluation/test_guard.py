@@ -48,7 +48,7 @@ def test_nothing_a_method_is_handed_leads_to_a_file_or_a_clip_id(run, tmp_path):
             return super().predict(clips)
 
     found = []
-    run(Looks, checkpoint_epochs=1, tensorboard=True, profile=True)
+    run(Looks, tensorboard=True, profile=True)
     assert len(found) > 100
     for thing in found:
         assert not isinstance(thing, Path)
