@@ -36,8 +36,8 @@ _OPAQUE = (*weakref.ProxyTypes, types.ModuleType, types.CodeType, types.FrameTyp
 _OTHERS = {"avbench", "numpy", "torch", *sys.stdlib_module_names}
 # Bounds time, not what is found of a method of usual size.
 _MOST_THINGS, _MOST_NUMBERS, _AT_A_TIME = 500_000, 1 << 22, 1 << 14
-# Correlation of a vector with a copy of it that was shifted, scaled or rounded to eight bits, and how
-# much shorter a copy may be: rows of weights that are nearly 0 may be a multiple of a clip by chance.
+# Correlation of a vector with a copy of it that was shifted, scaled or rounded to eight bits, and
+# how much shorter a copy may be: weights that are nearly 0 may be a multiple of a clip by chance.
 _ALIKE, _SHORTEST = 0.9995, 0.01
 
 Numbers = npt.NDArray[Any]

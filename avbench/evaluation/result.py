@@ -45,7 +45,11 @@ class _Record(BaseModel):
     """Strict, so that a number is no text; what is computed is not read back."""
 
     model_config = ConfigDict(
-        frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        json_schema_serialization_defaults_required=True,
     )
 
 
