@@ -146,7 +146,7 @@ def test_add_a_method(tmp_path, with_features, monkeypatch):
     assert "pip install -e my-replay" in written
     assert "4 passed" in tested
     assert "my_replay:MyReplay" in listing
-    assert checked.count(" ok\n") == 7
+    assert checked.count(" ok\n") == len(CHECKS)
     assert toml in (tmp_path / "my-replay" / "pyproject.toml").read_text()
 
 
