@@ -29,6 +29,10 @@ class AvbenchError(Exception):
     exit_code = 1
 
 
+class ProtocolError(AvbenchError):
+    """A method asked for something the protocol does not give it."""
+
+
 class UsageError(AvbenchError):
     """A name or an option that does not exist or does not fit. Exit code 2."""
 

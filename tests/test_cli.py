@@ -371,6 +371,8 @@ def test_check_method(avbench, tmp_path):
     )
     result = avbench("check-method", "mine.py:Lazy", expect=1)
     assert "FAIL learns above chance, audio: its accuracy is" in result.stdout
+    replaced = "epochs=10, not 200; batch_size=8, not 256; learning_rate=0.01, not 0.001"
+    assert f"settings replaced to be quick, audio: {replaced}" in result.stdout
     record = json.loads(avbench("check-method", "mine.py:Lazy", "--json", expect=1).stdout)
     failed = {check["name"] for check in record if check["failure"]}
     assert failed == {"learns above chance"}

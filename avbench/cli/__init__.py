@@ -278,6 +278,11 @@ def check_method_command(
         for check in checks:
             if check.failure:
                 click.echo(f"FAIL {check.name}, {check.modality}: {check.failure}")
+        if traces := [check.traceback for check in checks if check.traceback]:
+            click.echo(f"\n{traces[0]}".rstrip())
+        for looked_at, replaced in dict.fromkeys((c.modality, c.replaced) for c in checks):
+            if replaced:
+                click.echo(f"settings replaced to be quick, {looked_at}: {'; '.join(replaced)}")
     if any(check.failure for check in checks):
         sys.exit(1)
 

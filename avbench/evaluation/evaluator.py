@@ -24,7 +24,7 @@ from avbench.evaluation.run import Run
 from avbench.evaluation.run_folder import claim, holds_work, is_run, promote, read_run
 from avbench.features.store import FeatureStore, hash_clips, store_folder
 from avbench.learning.gradient import GradientMethod
-from avbench.learning.method import Method, resolve_settings
+from avbench.learning.method import Declaration, Method, resolve_settings
 from avbench.manifests.benchmark import Benchmark
 from avbench.resources import alone, write_json, writing
 from avbench.types import (
@@ -104,7 +104,8 @@ def evaluate(
     check_method_class(method_class, name)
     if checkpoint_epochs and method_class.learn is not GradientMethod.learn:
         raise UsageError(f"{name} does not train by the shared loop: leave --checkpoint-epochs out")
-    modality = _modality(method_class, name, modality)
+    declared = Declaration.of(method_class, name)
+    modality = _modality(declared, name, modality)
     resolved = resolve_settings(method_class, name, benchmark.base.name, modality, settings or {})
     torch_device = _device(device)
     store = open_store(benchmark, preset, features)
@@ -116,10 +117,10 @@ def evaluate(
         "fingerprint": benchmark.manifest.fingerprint,
         "method": name,
         "method_hash": _source_hash(method_class),
-        "access": method_class.access,
+        "access": declared.access,
         "modality": modality,
         "settings": asdict(resolved),
-        "memory": memory_of(benchmark, name, method_class, resolved),
+        "memory": memory_of(benchmark, name, declared, resolved),
         "preset": store.preset_name,
         "preset_hash": store.preset_hash,
         "features_hash": store.features_hash,
@@ -145,6 +146,7 @@ def evaluate(
                     benchmark,
                     store,
                     method_class,
+                    declared,
                     resolved,
                     modality,
                     config["memory"],
@@ -213,11 +215,11 @@ def check_method_class(method_class: type[Method], name: str) -> None:
         raise AvbenchError(f"{name}.Settings is no dataclass: make it one, of fields with defaults")
 
 
-def _modality(method_class: type[Method], name: str, asked: Modality | None) -> Modality:
+def _modality(declared: Declaration, name: str, asked: Modality | None) -> Modality:
     if asked is None:
-        return method_class.modalities[0]
-    if asked not in method_class.modalities:
-        can = " or ".join(method_class.modalities)
+        return declared.modalities[0]
+    if asked not in declared.modalities:
+        can = " or ".join(declared.modalities)
         raise UsageError(f"{name} does not work on {asked} input; it takes {can}")
     return asked
 
@@ -261,13 +263,13 @@ def coverage_of(benchmark: Benchmark, store: FeatureStore, allow_missing: bool) 
     return coverage
 
 
-def memory_of(benchmark: Benchmark, name: str, method_class: type[Method], settings: Any) -> int:
+def memory_of(benchmark: Benchmark, name: str, declared: Declaration, settings: Any) -> int:
     """Return the capacity of the exemplar memory.
 
     Raises:
         AvbenchError: If it has no place for every class.
     """
-    if not method_class.uses_memory:
+    if not declared.uses_memory:
         return 0
     chosen = getattr(settings, "memory", None)
     capacity = benchmark.spec.memory if chosen is None else int(chosen)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from functools import cached_property
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from functools import cache, cached_property
 from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,20 +21,20 @@ import torch
 from avbench import registry
 from avbench.evaluation import predictions
 from avbench.evaluation.evaluator import check_method_class
+from avbench.evaluation.holdings import bytes_held, clips_held
 from avbench.evaluation.metrics import AccuracyMatrix, accuracy_per_step
 from avbench.evaluation.run import Run
 from avbench.features import store
 from avbench.features.rows import Floats
-from avbench.learning.memory import ExemplarMemory
-from avbench.learning.method import Method, resolve_settings
-from avbench.learning.picked import Picked, tensor
-from avbench.learning.stream import _OPEN, Clips, Rows, Task
+from avbench.learning.method import Declaration, Method, Setup, resolve_settings
+from avbench.learning.replay import PairedSettings
+from avbench.learning.stream import _OPEN, Rows, Task
 from avbench.manifests.benchmark import Benchmark
 from avbench.types import AvbenchError, Modality, Report, Split, UsageError, silent
 
 _DIM, _FRAMES, _CELLS = 16, 2, 2
 
-# Enough to learn what is made here, for the settings that a method has.
+# Enough to learn what is made here, where a method has no defaults of its own.
 _QUICK = {"epochs": "10", "batch_size": "8", "exemplar_batch_size": "4", "learning_rate": "0.01"}
 
 
@@ -46,11 +50,15 @@ class Check:
         name: What a method must do.
         modality: What it looked at.
         failure: What it did instead; None if it passed.
+        traceback: Where it raised what; None if nothing but avbench did.
+        replaced: Settings that were replaced to be quick, such as "epochs=10, not 200".
     """
 
     name: str
     modality: Modality
     failure: str | None
+    traceback: str | None = None
+    replaced: tuple[str, ...] = ()
 
 
 def check_method(
@@ -62,6 +70,9 @@ def check_method(
     report: Report = silent,
 ) -> list[Check]:
     """Check a method, with every modality it takes.
+
+    Its own defaults stay. Those it has from avbench's shared settings, and what its recipe says of
+    epochs, batches and the learning rate, are replaced by others that make the checks quick.
 
     Args:
         method: A registered method, or `path/to/file.py:ClassName`.
@@ -80,22 +91,36 @@ def check_method(
     method_class: type[Method] = registry.load("methods", method)
     name = registry.short_name(method)
     check_method_class(method_class, name)
-    if modality not in (None, *method_class.modalities):
-        raise UsageError(f"{name} takes {' or '.join(method_class.modalities)}, not {modality}")
+    modalities = Declaration.of(method_class, name).modalities
+    if modality not in (None, *modalities):
+        raise UsageError(f"{name} takes {' or '.join(modalities)}, not {modality}")
     chosen = list(CHECKS) if names is None else list(names)
-    wanted = [m for m in method_class.modalities if modality in (None, m)]
+    wanted = [m for m in modalities if modality in (None, m)]
     results: list[Check] = []
     for each in wanted:
-        known = {f.name for f in fields(method_class.Settings)}
-        given = {k: v for k, v in _QUICK.items() if k in known} | dict(settings or {})
+        given = _quick(method_class) | dict(settings or {})
+        own = resolve_settings(method_class, name, "default", each, settings or {})
         resolved = resolve_settings(method_class, name, "default", each, given)
+        replaced = tuple(
+            f"{key}={getattr(resolved, key)}, not {getattr(own, key)}"
+            for key in given
+            if getattr(resolved, key) != getattr(own, key)
+        )
         with TemporaryDirectory() as folder:
             subject = _Subject(method_class, name, each, resolved, Path(folder))
             for number, check in enumerate(chosen):
                 report(f"{name}, {each}", number, len(chosen))
-                results.append(Check(check, each, _failure(CHECKS[check], subject)))
+                failure, trace = _failure(CHECKS[check], subject)
+                results.append(Check(check, each, failure, trace, replaced))
             report(f"{name}, {each}", len(chosen), len(chosen))
     return results
+
+
+def _quick(method_class: type[Method]) -> dict[str, str]:
+    """Return the settings that replace defaults which a method has from avbench."""
+    shared = {f.name: f.default for f in fields(PairedSettings)}
+    own = {f.name: f.default for f in fields(method_class.Settings)}
+    return {key: value for key, value in _QUICK.items() if key in own and own[key] == shared[key]}
 
 
 @dataclass
@@ -125,22 +150,26 @@ class _Subject:
         *,
         method_class: type[Method] | None = None,
         folder: Path | None = None,
+        checkpoint_epochs: int = 0,
     ) -> Path:
         """Run the method; return the folder that holds the run."""
         if folder is None:
             folder = self.folder / f"run-{self.runs}"
             self.runs += 1
         method_class = method_class or self.method_class
-        capacity = world.benchmark.spec.memory if method_class.uses_memory else 0
+        declared = Declaration.of(method_class, self.name)
+        capacity = world.benchmark.spec.memory if declared.uses_memory else 0
         run = Run(
             world.benchmark,
             world.store,
             method_class,
+            declared,
             self.settings,
             self.modality,
             capacity,
             seed=0,
             device=torch.device("cpu"),
+            checkpoint_epochs=checkpoint_epochs,
             # From disk all reading is seen.
             residency="disk" if isinstance(world.store, _Watched) else None,
         )
@@ -178,8 +207,12 @@ def _world(
     val: Callable[[int], int] = lambda _: 4,
     test: int = 6,
     meaningless: bool = False,
+    turned: bool = False,
 ) -> _World:
-    """Make a benchmark whose clips are a class mean, heard and seen, plus noise."""
+    """Make a benchmark whose clips are a class mean, heard and seen, plus noise.
+
+    If it is turned, its test clips are the opposite of what they would be otherwise.
+    """
     classes = sum(classes_per_step)
     folder.mkdir()
     lines = ["clip_id,label,class_index,split"]
@@ -196,6 +229,7 @@ def _world(
     manifest = benchmark.manifest
     rng = np.random.default_rng(classes)
     means = 2 * rng.standard_normal((2, classes, _DIM))
+    tested = set(manifest.rows("test").tolist())
     shown = manifest.class_indices
     if meaningless:
         shown = rng.permutation(shown)
@@ -211,18 +245,20 @@ def _world(
         for row, index in enumerate(shown):
             audio = means[0, index] + rng.standard_normal(_DIM)
             visual = means[1, index] + rng.standard_normal((_FRAMES * _CELLS, _DIM))
-            writer.write(row, audio, visual)
+            sign = -1 if turned and row in tested else 1
+            writer.write(row, sign * audio, sign * visual)
     return _World(benchmark, store.FeatureStore.open(folder / "features"))
 
 
-def _failure(check: Callable[[_Subject], None], subject: _Subject) -> str | None:
+def _failure(check: Callable[[_Subject], None], subject: _Subject) -> tuple[str | None, str | None]:
+    """Return what a method did instead of what it must, and where it raised something."""
     try:
         check(subject)
     except AvbenchError as error:
-        return str(error)
+        return str(error), None
     except Exception as error:  # whatever a method may raise
-        return f"{type(error).__name__}: {error}"
-    return None
+        return f"{type(error).__name__}: {error}", traceback.format_exc()
+    return None, None
 
 
 def _learns(subject: _Subject) -> None:
@@ -259,19 +295,25 @@ def _reads_what_it_may(subject: _Subject) -> None:
         in_store = world.store.rows_of([manifest.clip_ids[row] for row in rows])
         return in_store, manifest.step_of_row[rows]
 
+    assert subject.plain_run.is_dir()  # by then all is there that is compiled or cached once
     (train, step_of), (val, step_of_val) = rows_of("train"), rows_of("val")
     hidden = {"audio": "visual", "visual": "audio"}.get(subject.modality)
 
     def learn(self: Any, task: Task) -> None:
         allowed = {*_OPEN[task.train].rows, *_OPEN[task.exemplars].rows}
-        earlier = {int(row) for row in train[step_of < task.step]} - allowed
-        kept = _copied(self, watched, sorted(earlier))
+        earlier = [train[step_of == step] for step in range(task.step)]
+        kept = clips_held(self, watched, earlier) - allowed
         if kept:
             raise BrokenPromiseError(
                 f"it keeps copies of {len(kept)} clips of earlier steps outside the memory"
             )
         watched.rows.clear()
-        super(method_class, self).learn(task)
+        with _files_written(subject.folder) as written:
+            super(method_class, self).learn(task)
+        if written:
+            raise BrokenPromiseError(
+                f"it wrote {written[0]} while it learned: what it learns goes into state()"
+            )
         seen = {*val[step_of_val <= task.step]}
         for kind, rows in watched.rows.items():
             foreign = rows - allowed - seen
@@ -293,21 +335,67 @@ def _is_deterministic(subject: _Subject) -> None:
 
 
 def _resumes(subject: _Subject) -> None:
-    world, stops = subject.plain, [True]
-
     def learn(self: Any, task: Task) -> None:
-        if task.step == 1 and stops.pop():
-            stops.append(False)
+        super(late, self).learn(task)
+        if task.step == 1:
             raise KeyboardInterrupt
-        super(method_class, self).learn(task)
 
-    method_class = subject.derived(learn=learn)
-    folder = subject.folder / "interrupted"
-    try:
-        subject.run(world, method_class=method_class, folder=folder)
-    except KeyboardInterrupt:
-        subject.run(world, method_class=method_class, folder=folder)
-    _same(subject.plain_run, folder, "a run that was stopped and taken up")
+    def begin(self: Any, settings: Any, setup: Setup) -> None:
+        def log(record: dict[str, Any]) -> None:
+            setup.log(record)
+            logged.append(record.get("step"))
+            if logged.count(1) == 2:
+                raise KeyboardInterrupt
+
+        super(early, self).__init__(settings, replace(setup, log=log))
+
+    logged: list[Any] = []
+    late = subject.derived(learn=learn)
+    early = subject.derived(__init__=begin)
+    for when, method_class in (
+        ("right after it learned a step", late),
+        ("in the middle of a step", early),
+    ):
+        # A method that keeps no epochs begins a step anew.
+        folder = subject.folder / f"stopped {when}"
+        try:
+            subject.run(
+                subject.plain, method_class=method_class, folder=folder, checkpoint_epochs=1
+            )
+        except KeyboardInterrupt:
+            subject.run(subject.plain, folder=folder)
+        _same(subject.plain_run, folder, f"a run that was stopped {when} and taken up")
+
+
+def _learns_nothing_from_test_clips(subject: _Subject) -> None:
+    turned = _world(subject.folder / "turned", [2, 2, 2], memory=12, turned=True)
+    learned = _states(subject.plain_run)
+    if _states(subject.run(turned)) != learned and _states(subject.run(subject.plain)) == learned:
+        raise BrokenPromiseError(
+            "it learns something else where test clips are others: they must not teach"
+        )
+
+
+def _holds_no_more_for_more_clips(subject: _Subject) -> None:
+    def held(name: str, train: int) -> int:
+        def learn(self: Any, task: Task) -> None:
+            super(method_class, self).learn(task)
+            sizes.append(bytes_held(self))
+
+        sizes: list[int] = []
+        method_class = subject.derived(learn=learn)
+        world = _world(subject.folder / name, [2, 2], memory=8, train=lambda _: train)
+        subject.run(world, method_class=method_class)
+        return sizes[-1]
+
+    clips = 10
+    more, extra = held("many", 2 * clips) - held("few", clips), 4 * clips
+    # A note a batch may be taken, half of what is heard in a clip may not.
+    if more >= _DIM * extra:
+        raise BrokenPromiseError(
+            f"it holds {more} bytes more where there are {extra} more clips: what grows with the"
+            " clips seen belongs into the memory, task.remember"
+        )
 
 
 def _predicts_seen_classes(subject: _Subject) -> None:
@@ -333,6 +421,8 @@ CHECKS: dict[str, Callable[[_Subject], None]] = {
     "reads only D_t, memory and validation clips": _reads_what_it_may,
     "same seed, same bytes": _is_deterministic,
     "resumes at any step with the same bytes": _resumes,
+    "learns nothing from test clips": _learns_nothing_from_test_clips,
+    "holds no more where there are more clips": _holds_no_more_for_more_clips,
     "survives one-class and unequal steps, and a class with one clip": _survives_odd_steps,
 }
 
@@ -346,6 +436,44 @@ def _same(one: Path, other: Path, what: str) -> None:
                 f"{what} differs in {name}: draw all randomness from setup.seed or torch's and"
                 " NumPy's generators, and let state() and restore() hold all that was learned"
             )
+
+
+def _states(run: Path) -> list[bytes]:
+    """Return what a run learned, step by step."""
+    return [path.read_bytes() for path in sorted(run.glob("step-*.safetensors"))]
+
+
+_written: list[list[str]] = []
+"""Where the files go that Python opens for writing, for those who watch just now."""
+
+
+@contextmanager
+def _files_written(folder: Path) -> Iterator[list[str]]:
+    """Yield a list that gets the files that are written, but for those in a folder."""
+    _watch_files()
+    opened: list[str] = []
+    found: list[str] = []
+    _written.append(opened)
+    try:
+        yield found
+    finally:
+        _written.remove(opened)
+        ours = (str(folder), "/dev/", "/proc/")
+        found += [p for p in opened if not p.startswith(ours) and "__pycache__" not in p]
+
+
+@cache
+def _watch_files() -> None:
+    """Begin to note files that Python opens for writing; there is no way to end it."""
+
+    def note(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and _written:
+            path, _, flags = arguments
+            if isinstance(path, str | bytes) and flags & (os.O_WRONLY | os.O_RDWR):
+                for opened in _written:
+                    opened.append(os.path.abspath(os.fsdecode(path)))  # noqa: PTH100
+
+    sys.addaudithook(note)
 
 
 class _Watched(store.FeatureStore):
@@ -366,43 +494,3 @@ class _Watched(store.FeatureStore):
     def visual(self, rows: Rows, out: Floats | None = None) -> Floats:
         self.rows.setdefault("visual", set()).update(rows.tolist())
         return super().visual(rows, out)
-
-
-def _copied(method: Any, features: store.FeatureStore, rows: list[int]) -> set[int]:
-    """Return which of some clips a method holds features of, wherever it put them."""
-    if not rows:
-        return set()
-    owner: dict[bytes, int] = {}
-    for row in rows:
-        one = np.array([row])
-        vectors = [*store.FeatureStore.audio(features, one)]
-        vectors += [*store.FeatureStore.visual(features, one)[0]]
-        owner |= {vector.tobytes(): row for vector in vectors}
-    found = set()
-    for array in _arrays(method, set()):
-        if array.ndim and array.shape[-1] == _DIM and np.issubdtype(array.dtype, np.floating):
-            with np.errstate(over="ignore"):
-                vectors = [*np.ascontiguousarray(array.reshape(-1, _DIM), dtype=np.float16)]
-            found |= {owner[key] for vector in vectors if (key := vector.tobytes()) in owner}
-    return found
-
-
-def _arrays(thing: Any, seen: set[int]) -> Iterable[npt.NDArray[Any]]:
-    """Yield every array that can be reached from an object."""
-    # What the evaluator handed out is closed by then.
-    if id(thing) in seen or isinstance(thing, Clips | Task | ExemplarMemory | store.FeatureStore):
-        return
-    seen.add(id(thing))
-    if isinstance(thing, torch.Tensor | Picked):
-        found = tensor(thing).detach().cpu()
-        yield (found.float() if found.dtype == torch.bfloat16 else found).numpy()
-    elif isinstance(thing, np.ndarray):
-        yield thing
-    elif isinstance(thing, Mapping):
-        for part in [*thing.keys(), *thing.values()]:
-            yield from _arrays(part, seen)
-    elif isinstance(thing, list | tuple | set | frozenset):
-        for part in thing:
-            yield from _arrays(part, seen)
-    elif isinstance(thing, torch.nn.Module) or (hasattr(thing, "__dict__") and not callable(thing)):
-        yield from _arrays(vars(thing), seen)

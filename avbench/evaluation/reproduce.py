@@ -18,7 +18,7 @@ from avbench.evaluation.grid import Cell, Suite, cells
 from avbench.evaluation.page import write_page
 from avbench.evaluation.paper_table import COLUMNS, Row, caveats, remarks
 from avbench.evaluation.plots import plot_accuracy, plot_memory
-from avbench.learning.method import resolve_settings
+from avbench.learning.method import Declaration, resolve_settings
 from avbench.manifests.benchmark import Benchmark
 from avbench.media.backend import Backend, each, pool
 from avbench.resources import alone, home, write_json
@@ -132,7 +132,8 @@ def plan(
             cell.modality,
             {**settings, **cell.settings},
         )
-        memory = memory_of(benchmark, cell.method, method_class, resolved)
+        declared = Declaration.of(method_class, cell.method)
+        memory = memory_of(benchmark, cell.method, declared, resolved)
         place = out / cell.name
         found.append(Expected(place, method_class, cell.modality, resolved, memory, seeds))
     return Plan(

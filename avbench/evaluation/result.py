@@ -45,7 +45,11 @@ class _Record(BaseModel):
     """Strict, so that a number is no text; what is computed is not read back."""
 
     model_config = ConfigDict(
-        frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        json_schema_serialization_defaults_required=True,
     )
 
 
@@ -114,6 +118,8 @@ class StepCost(_Record):
     """What the memory holds at the end of the step."""
     residency: Residency
     """Where the step's features lay while it was learned."""
+    validation_questions: Whole | None = None
+    """How often accuracy on validation clips was measured; null where nobody counted."""
     profile: dict[Phase, Annotated[float, Field(ge=0)]] | None
     """Wall time by phase, in seconds; of one inside another the inner counts. Null without
     `--profile`."""

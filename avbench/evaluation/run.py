@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from avbench.evaluation import predictions
 from avbench.evaluation.cost import Meter, environment_of
@@ -24,8 +25,12 @@ from avbench.evaluation.result import ExemplarUse, StepCost
 from avbench.evaluation.run_folder import (
     LAST_WRITTEN,
     EpochCheckpoint,
+    MethodCheckpoint,
+    MethodLog,
+    check_unchanged,
     finished_steps,
     keep_lines,
+    read_predictions,
     read_state,
     summarise,
     tidy,
@@ -33,14 +38,16 @@ from avbench.evaluation.run_folder import (
 )
 from avbench.features.store import FeatureStore
 from avbench.learning.memory import ExemplarMemory
-from avbench.learning.method import Method, Setup
+from avbench.learning.method import Declaration, Method, Setup
 from avbench.learning.stopwatch import Stopwatch
-from avbench.learning.stream import ProtocolError, Rows, Task, TaskStream
+from avbench.learning.stream import Rows, Task, TaskStream
 from avbench.manifests.benchmark import Benchmark
-from avbench.manifests.manifest import Manifest
 from avbench.resources import write_json
-from avbench.types import AvbenchError, Modality, Report, Residency
+from avbench.types import AvbenchError, Modality, ProtocolError, Report, Residency
 
+# How often accuracy on validation clips may be measured in a step of fewer epochs: each time tells
+# something of their labels.
+_QUESTIONS = 200
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.I)
 
 
@@ -52,7 +59,8 @@ class Run:
         benchmark: What is learned.
         store: Its features.
         method_class: The method.
-        settings: Its settings.
+        declared: What it declares.
+        settings: Its settings; the method gets a copy.
         modality: What it may look at.
         capacity: Of the exemplar memory, in clips.
         seed: Source of all randomness.
@@ -66,6 +74,7 @@ class Run:
     benchmark: Benchmark
     store: FeatureStore
     method_class: type[Method]
+    declared: Declaration
     settings: Any
     modality: Modality
     capacity: int
@@ -81,19 +90,9 @@ class Run:
 
         Steps that the folder holds already are taken up, not learned again.
         """
-        memory = ExemplarMemory(self.capacity) if self.method_class.uses_memory else None
-        stream = TaskStream(
-            self.benchmark.manifest,
-            self.store,
-            modality=self.modality,
-            joint=self.method_class.access == "joint",
-            memory=memory,
-            device=self.device,
-            residency=self.residency,
-            mean_of_tokens=self.modality == "visual"
-            and getattr(self.method_class, "mean_of_tokens", False),
-        )
-        total = self.benchmark.spec.steps * getattr(self.settings, "epochs", 1)
+        epochs = getattr(self.settings, "epochs", 1)
+        stream = self._stream(questions=max(_QUESTIONS, epochs))
+        total = self.benchmark.spec.steps * epochs
         folder.mkdir(exist_ok=True)
         for left in folder.glob(".partial-*"):
             shutil.rmtree(left)
@@ -101,7 +100,7 @@ class Run:
             tidy(folder)
             return
         write_json(folder / "environment.json", environment_of(self.method_class).model_dump())
-        done = finished_steps(folder)
+        done, hashes = finished_steps(folder)
         checkpoint = EpochCheckpoint(folder, self.checkpoint_epochs, self.device, step=len(done))
         middle = checkpoint.begun()
         log_path = folder / "log.jsonl"
@@ -126,34 +125,33 @@ class Run:
                 self.modality,
                 self.seed,
                 self.device,
-                log,
-                checkpoint,
+                MethodLog(log),
+                MethodCheckpoint(checkpoint),
                 stopwatch,
             )
             _seed_everything(self.seed, len(done))
-            method = self.method_class(self.settings, setup)
+            method = self.method_class(copy.deepcopy(self.settings), setup)
             if done:
-                stream.resume({int(c): clips for c, clips in done[-1]["exemplars"].items()})
-                path = folder / f"step-{len(done)}.safetensors"
-                classes = self.benchmark.manifest.classes_per_step[: len(done)]
-                method.restore(read_state(path, self.device), classes)
+                self._restore(method, stream, folder, done)
             for task in stream.since(len(done)):
                 checkpoint.step, checkpoint.meter = task.step, Meter(self.device, stopwatch)
+                checkpoint.questions = stream.questions
                 if middle and middle["step"] == task.step:
                     checkpoint.meter.add(middle["cost"])
+                    stream.questions.asked = middle.get("questions", 0)
                 _seed_everything(self.seed, task.step)
                 with _explained(folder, task.step, self.settings):
                     method.learn(task)
+                    state = _kept(method.state())
                     with stopwatch("validation"):
-                        predicted = self._predict(method, stream, task)
-                state = method.state()
-                use = stream.memory_use()
+                        predicted = self._predict(method, state, stream, task)
                 cost = StepCost(
                     **checkpoint.meter.read(),
                     trainable_parameters=_trainable(method),
                     stored_parameters=sum(tensor.numel() for tensor in state.values()),
-                    exemplars=ExemplarUse(clips=use.clips, bytes=use.bytes),
+                    exemplars=ExemplarUse(**stream.memory_use()._asdict()),
                     residency=stream.residency,
+                    validation_questions=stream.questions.asked,
                 )
                 record = {
                     "step": task.step,
@@ -161,16 +159,63 @@ class Run:
                     "logged": logged,
                     "cost": cost.model_dump(),
                 }
-                write_step(folder, task.step + 1, predicted, state, record)
+                hashes |= write_step(folder, task.step + 1, predicted, state, record)
+                done.append(record)
         report(title, total, total)
-        summarise(folder, self.benchmark.spec.steps)
+        check_unchanged(folder, hashes)
+        summarise(folder, done, [self._table(folder, stream, step) for step in range(len(done))])
         tidy(folder)
 
-    def _predict(self, method: Method, stream: TaskStream, task: Task) -> pa.Table:
+    def _stream(self, *, questions: int) -> TaskStream:
+        return TaskStream(
+            self.benchmark.manifest,
+            self.store,
+            modality=self.modality,
+            joint=self.declared.access == "joint",
+            memory=ExemplarMemory(self.capacity) if self.declared.uses_memory else None,
+            device=self.device,
+            residency=self.residency,
+            mean_of_tokens=self.modality == "visual" and self.declared.mean_of_tokens,
+            questions=questions,
+        )
+
+    def _restore(
+        self, method: Method, stream: TaskStream, folder: Path, done: Sequence[dict[str, Any]]
+    ) -> None:
+        """Bring a method and its memory to where the last finished step left them."""
+        stream.resume({int(c): clips for c, clips in done[-1]["exemplars"].items()})
+        path = folder / f"step-{len(done)}.safetensors"
+        classes = self.benchmark.manifest.classes_per_step[: len(done)]
+        method.restore(read_state(path, self.device), classes)
+
+    def _predict(
+        self, method: Method, state: Mapping[str, Tensor], stream: TaskStream, task: Task
+    ) -> Rows:
+        """Let a copy of the method predict, so that what it learns of test clips ends with it."""
         clips, rows = stream.test(task.step)
-        predicted = _checked(method.predict(clips), len(rows), task.seen_classes)
+        copied = _copied(method)
+        predicted = _checked(copied.predict(clips), len(rows), task.seen_classes)
         clips.close()
-        return _table(self.benchmark.manifest, task.step, rows, predicted)
+        for each in (copied, method):
+            if changed := _changed(state, each.state()):
+                raise ProtocolError(
+                    f"predict changed {changed} at step {task.step + 1}: test clips must not teach;"
+                    " let learn do all that changes state()"
+                )
+        return predicted
+
+    def _table(self, folder: Path, stream: TaskStream, step: int) -> pa.Table:
+        """Return the predictions after a step with their clips and labels, in manifest order."""
+        _, rows = stream.test(step)
+        order, manifest = np.argsort(rows), self.benchmark.manifest
+        rows = rows[order]
+        columns = {
+            "step": np.full(len(rows), step),
+            "clip_id": manifest.table["clip_id"].take(rows),
+            "label": manifest.class_indices[rows],
+            "prediction": read_predictions(folder, step + 1)[order],
+        }
+        return pa.table(columns).cast(predictions.SCHEMA)
 
 
 @contextmanager
@@ -191,6 +236,40 @@ def _events(folder: Path | None, done: int) -> Iterator[Callable[[dict[str, Any]
         yield show
     finally:
         writer.close()
+
+
+def _kept(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what was learned as it is now: what a method gives changes with it."""
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+def _copied(method: Method) -> Method:
+    try:
+        return copy.deepcopy(method)
+    except (AvbenchError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever a method may hold
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise AvbenchError(
+            f"{type(method).__name__} cannot be copied, and a copy is what predicts ({reason}):"
+            " let it hold detached tensors, and no generator, lock or open file"
+        ) from error
+
+
+def _changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str | None:
+    """Return the name of something learned that is no longer what it was; None if there is none."""
+    for name in (*before, *after):
+        if name not in before or name not in after or not _equal(before[name], after[name]):
+            return name
+    return None
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors are the same to the bit, NaN included."""
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    bits = (t.detach().reshape(-1).contiguous().view(torch.uint8) for t in (one, other))
+    return torch.equal(*bits)
 
 
 def _trainable(method: Method) -> int:
@@ -228,16 +307,6 @@ def _explained(folder: Path, step: int, settings: Any) -> Iterator[None]:
         ]
         remedy = f"reduce {' or '.join(sizes)} with --set" if sizes else "use a larger machine"
         raise AvbenchError(f"out of memory at step {step + 1}: {remedy}{kept}") from error
-
-
-def _table(manifest: Manifest, step: int, rows: Rows, predicted: Rows) -> pa.Table:
-    columns = {
-        "step": np.full(len(rows), step),
-        "clip_id": manifest.table["clip_id"].take(rows),
-        "label": manifest.class_indices[rows],
-        "prediction": predicted,
-    }
-    return pa.table(columns).cast(predictions.SCHEMA)
 
 
 def _checked(predicted: npt.NDArray[np.int64], count: int, seen: int) -> npt.NDArray[np.int64]:

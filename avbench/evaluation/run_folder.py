@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -11,9 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
@@ -22,9 +26,11 @@ from torch import Tensor
 from avbench.evaluation import predictions
 from avbench.evaluation.cost import Meter
 from avbench.evaluation.result import Config, Environment, SeedRun, StepCost
+from avbench.learning.method import Log
+from avbench.learning.stream import Questions, Rows
 from avbench.manifests.benchmark import Benchmark
 from avbench.resources import read_json, replacing, write_json
-from avbench.types import AvbenchError
+from avbench.types import AvbenchError, ProtocolError
 
 # Once it is there, a seed is whole.
 LAST_WRITTEN = "predictions.parquet"
@@ -96,24 +102,71 @@ def read_run(
 
 
 def write_step(
-    folder: Path, number: int, predicted: pa.Table, state: Mapping[str, Tensor], record: Any
-) -> None:
-    """Keep a finished step; its JSON comes last and says that the others are whole."""
-    predictions.write(folder / f"step-{number}.parquet", predicted)
+    folder: Path, number: int, predicted: Rows, state: Mapping[str, Tensor], record: dict[str, Any]
+) -> dict[str, str | None]:
+    """Keep a finished step; its JSON comes last and says that the others are whole.
+
+    Predictions lie there as they were made, without the clips and the labels they are of: a method
+    that finds the file learns nothing from it.
+
+    Returns:
+        SHA-256 of the files written, by name.
+    """
+    names = [f"step-{number}.{suffix}" for suffix in ("parquet", "safetensors", "json")]
+    with replacing(folder / names[0]) as temporary:
+        pq.write_table(pa.table({"prediction": predicted}), temporary, compression="zstd")
     # Written by Python, whose errors say which file and why.
-    (folder / f"step-{number}.safetensors").write_bytes(save(_on_cpu(state)))
-    write_json(folder / f"step-{number}.json", record)
+    (folder / names[1]).write_bytes(save(_on_cpu(state)))
+    hashes = {name: _hash(folder / name) for name in names[:2]}
+    write_json(folder / names[2], {**record, "sha256": hashes})
+    return hashes | {names[2]: _hash(folder / names[2])}
 
 
-def finished_steps(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of the steps a folder holds, from the first on."""
+def finished_steps(folder: Path) -> tuple[list[dict[str, Any]], dict[str, str | None]]:
+    """Return the records of the steps a folder holds, from the first on, and its files' hashes.
+
+    Raises:
+        AvbenchError: If a file is not as the step left it.
+    """
     records: list[dict[str, Any]] = []
+    hashes: dict[str, str | None] = {}
     while (path := folder / f"step-{len(records) + 1}.json").is_file():
         record = read_json(path, remedy=f"delete {folder} and run again")
-        if not {"exemplars", "logged", "cost"} <= record.keys():
+        if not {"exemplars", "logged", "cost", "sha256"} <= record.keys():
             raise AvbenchError(f"{path}: not a finished step: delete {folder} and run again")
+        for name, expected in record["sha256"].items():
+            if _hash(folder / name) != expected:
+                raise AvbenchError(
+                    f"{folder / name}: not what was written: delete {folder} and run again"
+                )
+        hashes |= record["sha256"] | {path.name: _hash(path)}
         records.append(record)
-    return records
+    return records, hashes
+
+
+def check_unchanged(folder: Path, hashes: Mapping[str, str | None]) -> None:
+    """Refuse what finished steps left if anything of it has changed since.
+
+    Raises:
+        ProtocolError: Naming the file.
+    """
+    for name, expected in hashes.items():
+        if _hash(folder / name) != expected:
+            raise ProtocolError(
+                f"{folder / name} was changed after its step: only avbench may write there;"
+                f" delete {folder} and run again"
+            )
+
+
+def _hash(path: Path) -> str | None:
+    """Return the SHA-256 of a file; None where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def read_predictions(folder: Path, number: int) -> Rows:
+    """Return the classes predicted after a step, in the order the clips were shown in."""
+    with pq.ParquetFile(folder / f"step-{number}.parquet") as file:
+        return np.asarray(file.read(use_threads=False)["prediction"], dtype=np.int64)
 
 
 def holds_work(folder: Path) -> bool:
@@ -121,14 +174,13 @@ def holds_work(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("step-1.json", _IN_THE_MIDDLE, LAST_WRITTEN))
 
 
-def summarise(folder: Path, steps: int) -> None:
+def summarise(
+    folder: Path, records: Sequence[Mapping[str, Any]], tables: Sequence[pa.Table]
+) -> None:
     """Bring what the steps left into the files of a finished run."""
-    records = finished_steps(folder)
     kept = [{key: record[key] for key in ("step", "exemplars")} for record in records]
     write_json(folder / "exemplars.json", kept)
     write_json(folder / "cost.json", {"steps": [record["cost"] for record in records]})
-    parts = [folder / f"step-{number + 1}.parquet" for number in range(steps)]
-    tables = [predictions.read(part) for part in parts]
     predictions.write(folder / LAST_WRITTEN, pa.concat_tables(tables))
 
 
@@ -163,6 +215,7 @@ class EpochCheckpoint:
     step: int
     logged: int = 0
     meter: Meter = field(init=False)
+    questions: Questions = field(init=False)
 
     def due(self, epochs: int) -> bool:
         """Whether a step is kept after so many epochs."""
@@ -171,6 +224,7 @@ class EpochCheckpoint:
     def write(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
         """Keep what training goes on from, in place of what was kept before."""
         known = {"step": self.step, "logged": self.logged, "cost": self.meter.read()}
+        known["questions"] = self.questions.asked
         metadata = {"avbench": json.dumps(known | {"training": record})}
         with replacing(self.folder / _IN_THE_MIDDLE) as temporary:
             temporary.write_bytes(save(_on_cpu(tensors), metadata))
@@ -194,6 +248,59 @@ class EpochCheckpoint:
         if known is None:
             return None
         return read_state(self.folder / _IN_THE_MIDDLE, self.device), known["training"]
+
+
+# Kept apart, so that no attribute or closure of what a method is handed leads to a file.
+_LOGS: WeakKeyDictionary[MethodLog, Log] = WeakKeyDictionary()
+_CHECKPOINTS: WeakKeyDictionary[MethodCheckpoint, EpochCheckpoint] = WeakKeyDictionary()
+
+
+class MethodLog:
+    """The log as a method is handed it: it takes records, and leads nowhere.
+
+    Args:
+        write: Keeps a record.
+    """
+
+    __slots__ = ("__weakref__",)
+
+    def __init__(self, write: Log) -> None:
+        _LOGS[self] = write
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        """Keep a record."""
+        _LOGS[self](record)
+
+
+class MethodCheckpoint:
+    """A checkpoint as a method is handed it: as `Checkpoint`, and it leads nowhere.
+
+    Args:
+        checkpoint: What keeps the step.
+    """
+
+    __slots__ = ("__weakref__",)
+
+    def __init__(self, checkpoint: EpochCheckpoint) -> None:
+        _CHECKPOINTS[self] = checkpoint
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self
+
+    def due(self, epochs: int) -> bool:
+        """Return whether the user asked for a checkpoint after so many epochs of a step."""
+        return _CHECKPOINTS[self].due(epochs)
+
+    def write(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+        """Keep what training goes on from, in place of what was kept before."""
+        _CHECKPOINTS[self].write(tensors, record)
+
+    def read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return what training goes on from, if this step was kept in the middle."""
+        return _CHECKPOINTS[self].read()
 
 
 def read_state(path: Path, device: torch.device) -> dict[str, Tensor]:

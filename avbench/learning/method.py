@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, Protocol, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Protocol, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from avbench.learning.checkpoint import Checkpoint
 from avbench.learning.stopwatch import Stopwatch
 from avbench.learning.stream import Clips, Task
 from avbench.registry import unknown
-from avbench.types import AvbenchError, Modality, UsageError
+from avbench.types import MODALITIES, AvbenchError, Modality, UsageError
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -41,7 +41,8 @@ class Setup:
         seed: Source of all its randomness.
         device: Where it computes.
         log: Takes one flat record per epoch, for the run's log and progress bar.
-        checkpoint: Where a method may keep a step in the middle; None for nowhere.
+        checkpoint: Where a method may keep a step in the middle; None for nowhere. It leads to no
+            file.
         stopwatch: Where a method may say what its time goes into.
     """
 
@@ -83,7 +84,11 @@ class Method(Protocol):
         ...
 
     def predict(self, clips: Clips) -> npt.NDArray[np.int64]:
-        """Return a class index for every clip, among the classes seen so far, (clips,)."""
+        """Return a class index for every clip, among the classes seen so far, (clips,).
+
+        A copy of the method does so for test clips: nothing of these is there at the next step, and
+        what `state` returns must stay as it is.
+        """
         ...
 
     def state(self) -> dict[str, Tensor]:
@@ -98,6 +103,43 @@ class Method(Protocol):
             classes_per_step: Number of classes of every step up to that one.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a method declares, read once: what its class says later changes nothing.
+
+    Attributes:
+        access: As of `Method`.
+        modalities: As of `Method`.
+        uses_memory: As of `Method`.
+        mean_of_tokens: Whether it needs but the mean of a clip's visual tokens, of sight alone.
+    """
+
+    access: Literal["incremental", "joint"]
+    modalities: tuple[Modality, ...]
+    uses_memory: bool
+    mean_of_tokens: bool
+
+    @classmethod
+    def of(cls, method_class: type[Method], name: str) -> Self:
+        """Read what a method declares.
+
+        Args:
+            method_class: The method.
+            name: The name it is registered under.
+
+        Raises:
+            AvbenchError: If a value is none of those there are.
+        """
+        access, modalities = method_class.access, tuple(method_class.modalities)
+        if type(access) is not str or access not in ("incremental", "joint"):
+            raise AvbenchError(f"{name}.access must be 'incremental' or 'joint', not {access!r}")
+        if not modalities or any(type(m) is not str or m not in MODALITIES for m in modalities):
+            raise AvbenchError(f"{name}.modalities must be some of {', '.join(MODALITIES)}")
+        uses_memory = bool(method_class.uses_memory)
+        mean_of_tokens = bool(getattr(method_class, "mean_of_tokens", False))
+        return cls(access, modalities, uses_memory, mean_of_tokens)
 
 
 def resolve_settings(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -14,19 +14,17 @@ from torch import Tensor
 
 from avbench.features.store import FeatureStore
 from avbench.learning.memory import ExemplarMemory, Select
-from avbench.learning.picked import Picked
+from avbench.learning.picked import Lease, Picked, leased
 from avbench.learning.residency import Features, Source, columns, settle
 from avbench.manifests.manifest import Manifest
-from avbench.types import AvbenchError, Modality, Residency, Split
+from avbench.manifests.variant import by_hash
+from avbench.types import AvbenchError, Modality, ProtocolError, Residency, Split
 
 Rows = npt.NDArray[np.int64]
+T = TypeVar("T")
 
 
 _NOWHERE: Rows = np.empty(0, dtype=np.int64)
-
-
-class ProtocolError(AvbenchError):
-    """A method asked for something the protocol does not give it."""
 
 
 class Batch(NamedTuple):
@@ -56,16 +54,55 @@ class _Access:
     Attributes:
         source: What reads the features.
         rows: Rows of the store; in class order, so they must not be seen.
+        sweeps: What the sweeps of them read from.
+        lease: How long what lies where it is used may be read.
     """
 
     source: Source
     rows: Rows
+    sweeps: WeakKeyDictionary[Sweep[Any], Iterator[Any]] = field(default_factory=WeakKeyDictionary)
+    lease: Lease = field(default_factory=Lease)
+
+    def features(self, features: Features) -> Features:
+        """Return features as a method gets them: sound in single precision, sight on a lease."""
+        audio, visual = features
+        return (
+            None if audio is None else audio.float(),
+            None if visual is None else leased(visual, self.lease),
+        )
+
+
+@dataclass
+class Questions:
+    """How often a method measured accuracy on validation clips in a step.
+
+    Attributes:
+        limit: How often it may; None for as often as it likes.
+        asked: How often it did.
+    """
+
+    limit: int | None = None
+    asked: int = 0
+
+    def ask(self) -> None:
+        """Count one more.
+
+        Raises:
+            ProtocolError: If that is one too many.
+        """
+        if self.asked == self.limit:
+            raise ProtocolError(
+                f"a method measured accuracy on validation clips more than {self.limit} times in a"
+                " step: measure it at most once an epoch"
+            )
+        self.asked += 1
 
 
 # Kept apart from what a method holds, so that no attribute or closure of it leads to features it
 # may not read, to labels or to the memory; what is not here is closed.
 _OPEN: WeakKeyDictionary[Clips, _Access] = WeakKeyDictionary()
 _VALIDATION: WeakKeyDictionary[Validation, tuple[_Access, Rows]] = WeakKeyDictionary()
+_QUESTIONS: WeakKeyDictionary[Validation, Questions] = WeakKeyDictionary()
 # With the labels of D_t, which a method could change in its own copy. By `Task.train`.
 _MEMORY: WeakKeyDictionary[Clips, tuple[ExemplarMemory, Rows]] = WeakKeyDictionary()
 
@@ -86,8 +123,10 @@ class Clips:
         return self._count
 
     def close(self) -> None:
-        """End access: what these clips were handed out for is over."""
-        _OPEN.pop(self, None)
+        """End access: what these clips were handed out for is over, and so is all that reads on."""
+        if access := _OPEN.pop(self, None):
+            access.lease.over = True
+            access.sweeps.clear()
 
     @property
     def is_open(self) -> bool:
@@ -108,19 +147,20 @@ class Clips:
             ProtocolError: If what these clips were handed out for is over.
         """
         access = _opened(self)
-        return _single(access.source.read(access.rows[positions]))
+        return access.features(access.source.read(access.rows[positions]))
 
-    def sweep(self, batches: Iterable[Rows]) -> Iterator[Features]:
+    def sweep(self, batches: Iterable[Rows]) -> Sweep[Features]:
         """Read batch after batch; from disk, the next two are read while one is used.
 
         Args:
             batches: Positions, as `features` takes them.
 
         Raises:
-            ProtocolError: As `features`.
+            ProtocolError: As `features`, also at a batch that is asked for later.
         """
         access = _opened(self)
-        return map(_single, access.source.sweep(access.rows[part] for part in batches))
+        rows = (access.rows[part] for part in batches)
+        return Sweep(self, map(access.features, access.source.sweep(rows)))
 
 
 def _opened(clips: Clips) -> _Access:
@@ -133,9 +173,21 @@ def _opened(clips: Clips) -> _Access:
     return access
 
 
-def _single(features: Features) -> Features:
-    audio, visual = features
-    return None if audio is None else audio.float(), visual
+class Sweep(Iterator[T]):
+    """Batch after batch of some clips, as long as they are open.
+
+    Args:
+        clips: The clips.
+        batches: What is read of them.
+    """
+
+    def __init__(self, clips: Clips, batches: Iterator[T]) -> None:
+        self._clips = clips
+        _opened(clips).sweeps[self] = batches
+
+    def __next__(self) -> T:
+        batch: T = next(_opened(self._clips).sweeps[self])
+        return batch
 
 
 class LabelledClips(Clips):
@@ -176,11 +228,13 @@ class Validation:
         source: What reads their features.
         rows: Rows of the store.
         labels: Class index of every row.
+        questions: Counts how often accuracy is measured.
     """
 
-    def __init__(self, source: Source, rows: Rows, labels: Rows) -> None:
+    def __init__(self, source: Source, rows: Rows, labels: Rows, questions: Questions) -> None:
         self._count = len(rows)
         _VALIDATION[self] = (_Access(source, rows), labels)
+        _QUESTIONS[self] = questions
 
     def __len__(self) -> int:
         return self._count
@@ -193,12 +247,14 @@ class Validation:
             from_class: Only clips of this class and later ones count.
 
         Raises:
-            ProtocolError: If `predict` does not return one class a clip, or the step is over.
+            ProtocolError: If `predict` does not return one class a clip, the step is over, or
+                accuracy was measured as often as it may be in a step.
         """
         if self not in _VALIDATION:
             raise ProtocolError("a method measured accuracy on clips of an earlier step")
         if len(self) == 0:
             return float("nan")
+        _QUESTIONS[self].ask()
         access, labels = _VALIDATION[self]
         clips = Clips(access.source, access.rows)
         try:
@@ -248,7 +304,7 @@ class Task:
         """Number of classes of earlier steps."""
         return sum(self.classes_per_step[:-1])
 
-    def batches(self, order: Iterable[tuple[Rows, Rows | None]]) -> Iterator[Batch]:
+    def batches(self, order: Iterable[tuple[Rows, Rows | None]]) -> Sweep[Batch]:
         """Read batch after batch; from disk, the next two are read while one is used.
 
         Args:
@@ -257,18 +313,7 @@ class Task:
         Raises:
             ProtocolError: If the step is over.
         """
-        train, exemplars = _opened(self.train), _opened(self.exemplars)
-        order = [(new, _NOWHERE if old is None else old) for new, old in order]
-        rows = (np.concatenate([train.rows[new], exemplars.rows[old]]) for new, old in order)
-        sweep = map(_single, train.source.sweep(rows))
-        for new, old in order:
-            labels = np.concatenate([self.train.labels[new], self.exemplars.labels[old]])
-            yield Batch(
-                *next(sweep),
-                torch.from_numpy(labels).to(train.source.device),
-                current=len(new),
-                positions=np.concatenate([new, old]),
-            )
+        return Sweep(self.train, self._batches(order))
 
     def remember(self, select: Select) -> None:
         """Keep exemplars of this step's classes for the steps to come.
@@ -297,6 +342,20 @@ class Task:
                 )
             memory.keep(index, _opened(self.train).rows[chosen].tolist())
 
+    def _batches(self, order: Iterable[tuple[Rows, Rows | None]]) -> Iterator[Batch]:
+        train, exemplars = _opened(self.train), _opened(self.exemplars)
+        order = [(new, _NOWHERE if old is None else old) for new, old in order]
+        rows = (np.concatenate([train.rows[new], exemplars.rows[old]]) for new, old in order)
+        sweep = map(train.features, train.source.sweep(rows))
+        for new, old in order:
+            labels = np.concatenate([self.train.labels[new], self.exemplars.labels[old]])
+            yield Batch(
+                *next(sweep),
+                torch.from_numpy(labels).to(train.source.device),
+                current=len(new),
+                positions=np.concatenate([new, old]),
+            )
+
 
 class MemoryUse(NamedTuple):
     """How much the exemplar memory holds.
@@ -323,12 +382,16 @@ class TaskStream:
         device: Where batches go.
         residency: Where a step's features lie; None to choose, see `settle`.
         mean_of_tokens: Whether the method needs but the mean of a clip's visual tokens.
+        questions: How often accuracy on validation clips may be measured in a step; None for as
+            often as a method likes.
 
     Attributes:
         residency: Where those of the last step handed out lie.
+        questions: How often accuracy was measured in that step.
     """
 
     residency: Residency = "disk"
+    questions: Questions
 
     def __init__(
         self,
@@ -341,6 +404,7 @@ class TaskStream:
         device: torch.device,
         residency: Residency | None = None,
         mean_of_tokens: bool = False,
+        questions: int | None = None,
     ) -> None:
         self._manifest = manifest
         self._store = store
@@ -349,6 +413,7 @@ class TaskStream:
         self._memory = memory
         self._device = device
         self._asked = residency
+        self._limit = questions
         self._store_row = store.rows_of(manifest.clip_ids)
         self._class_of_store_row = np.full(len(store), -1, dtype=np.int64)
         present = self._store_row >= 0
@@ -368,16 +433,21 @@ class TaskStream:
             train = self._store_row[self._select("train", step, only=not self._joint)]
             if len(train) == 0:
                 raise AvbenchError(f"step {step + 1} has no train clip with features: prepare them")
-            val = _scattered(self._select("val", step))
+            val = self._shuffled("val", step)
             kept = np.array([] if self._memory is None else self._memory.clips, dtype=np.int64)
             read = np.concatenate([train, self._store_row[val], kept])
             source = settle(self._columns, read, self._device, self._asked)
-            self.residency = source.residency
+            self.residency, self.questions = source.residency, Questions(self._limit)
             task = Task(
                 step=step,
                 classes_per_step=self._manifest.classes_per_step[: step + 1],
                 train=self._labelled(source, train),
-                val=Validation(source, self._store_row[val], self._manifest.class_indices[val]),
+                val=Validation(
+                    source,
+                    self._store_row[val],
+                    self._manifest.class_indices[val],
+                    self.questions,
+                ),
                 exemplars=self._labelled(source, kept),
                 places=self._places(step),
             )
@@ -416,12 +486,20 @@ class TaskStream:
         """Return the test clips of all classes seen up to a step.
 
         Returns:
-            The clips, without labels and in an order that says nothing of them, and their rows in
-            the manifest.
+            The clips, without labels and in an order that depends on nothing but their ids and the
+            step, and their rows in the manifest.
         """
-        rows = _scattered(self._select("test", step))
+        rows = self._shuffled("test", step)
         source = Source(self._columns, self._device, "disk")  # they are read but once
         return Clips(source, self._store_row[rows]), rows
+
+    def _shuffled(self, split: Split, step: int) -> Rows:
+        """Return the rows of `_select`, ordered by hashes of step and clip id.
+
+        Their number, and a clip's position among them, tell nothing about its class.
+        """
+        row_of = {self._manifest.clip_ids[row]: row for row in self._select(split, step)}
+        return np.array([row_of[clip] for clip in by_hash(step, row_of)], dtype=np.int64)
 
     def _places(self, step: int) -> int:
         seen = sum(self._manifest.classes_per_step[: step + 1])
@@ -436,8 +514,3 @@ class TaskStream:
         steps = self._manifest.step_of_row[rows]
         wanted = (steps == step) if only else (steps <= step)
         return rows[wanted & (self._store_row[rows] >= 0)]
-
-
-def _scattered(rows: Rows) -> Rows:
-    """Return rows in an order that is always the same and independent of class."""
-    return np.random.Generator(np.random.PCG64(len(rows))).permutation(rows)

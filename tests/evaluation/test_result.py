@@ -80,6 +80,15 @@ def test_a_result_is_what_the_schema_says_and_reads_back(run):
         check(record | {"coverage": []}, published, published["$defs"])
 
 
+def test_a_result_from_before_questions_were_counted_is_read(run, tmp_path):
+    record = json.loads((run / "result.json").read_text())
+    for step in (step for seed in record["runs"] for step in seed["cost"]):
+        assert step.pop("validation_questions") > 0
+    (tmp_path / "result.json").write_text(json.dumps(record))
+    result = Result.read(tmp_path / "result.json")
+    assert {step.validation_questions for seed in result.runs for step in seed.cost} == {None}
+
+
 def test_a_result_says_what_every_step_cost(run):
     for seed_run in Result.read(run / "result.json").runs:
         for step, cost in enumerate(seed_run.cost):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
-import types
 
 import numpy as np
 import pytest
@@ -12,15 +10,28 @@ import torch
 
 from avbench.features.store import FeatureStore
 from avbench.learning.memory import ExemplarMemory
-from avbench.learning.stream import _MEMORY, _OPEN, _VALIDATION, ProtocolError, TaskStream
+from avbench.learning.picked import Picked, tensor
+from avbench.learning.stream import _MEMORY, _OPEN, _VALIDATION, TaskStream
 from avbench.manifests.manifest import Manifest
+from avbench.manifests.variant import by_hash
+from avbench.types import ProtocolError
+from tests.helpers.reach import reached
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def stream(tiny, with_features):
-    def make(*, modality="audio-visual", joint=False, memory=12, keep=lambda clip_id: True, **spec):
+    def make(
+        *,
+        modality="audio-visual",
+        joint=False,
+        memory=12,
+        keep=lambda clip_id: True,
+        residency=None,
+        questions=None,
+        **spec,
+    ):
         benchmark = tiny(memory=memory or 0, **spec)
         store = with_features(benchmark, keep=keep)
         return TaskStream(
@@ -30,6 +41,8 @@ def stream(tiny, with_features):
             joint=joint,
             memory=None if memory is None else ExemplarMemory(memory),
             device=CPU,
+            residency=residency,
+            questions=questions,
         )
 
     return make
@@ -135,6 +148,36 @@ def test_test_clips_come_without_labels(stream):
     np.testing.assert_array_equal(rows, stream().test(1)[1])
 
 
+def test_the_order_of_test_and_validation_clips_gives_no_label_away(stream):
+    """Whoever knows how many clips there are must not be able to sort them by class."""
+    tasks = stream(classes=8, per_class=100)
+    for task in tasks:
+        _, rows = tasks.test(task.step)
+        shown = tasks._manifest.class_indices[rows]
+        for labels in (shown, _VALIDATION[task.val][1]):
+            count = len(labels)
+            in_class_order = np.repeat(np.arange(task.seen_classes), count // task.seen_classes)
+            for seed in (0, 1, task.step, count):
+                guess = np.random.Generator(np.random.PCG64(seed)).permutation(in_class_order)
+                assert (guess == labels).mean() < 2.0 / task.seen_classes or task.step == 0
+                assert (guess == labels).mean() < 0.8
+            # Nor do neighbours, nor a fixed distance between clips.
+            for shift in (1, 2, count // task.seen_classes):
+                same = (labels[shift:] == labels[:-shift]).mean()
+                assert same < 1 / task.seen_classes + 0.25
+        ids = [tasks._manifest.clip_ids[row] for row in rows]
+        assert ids == by_hash(task.step, sorted(ids))
+
+
+def test_the_order_of_a_clip_does_not_depend_on_the_others(stream):
+    def order(**spec):
+        tasks = stream(**spec)
+        return [tasks._manifest.clip_ids[row] for row in tasks.test(2)[1]]
+
+    some = set(order())
+    assert [clip for clip in order(per_class=40) if clip in some] == order()
+
+
 def test_clips_do_not_tell_where_they_lie(stream):
     """Rows of the store are in class order."""
     clips, _ = stream().test(1)
@@ -149,6 +192,19 @@ def test_validation_takes_one_class_a_clip(stream):
         task.val.accuracy(lambda clips: np.zeros((len(clips), 1), dtype=int))
 
 
+def test_accuracy_on_validation_clips_is_counted_and_limited(stream):
+    tasks = stream(questions=3)
+    for task in tasks:
+        assert tasks.questions.asked == 0
+        for number in range(3):
+            task.val.accuracy(lambda clips: np.zeros(len(clips), dtype=int), from_class=number)
+            assert tasks.questions.asked == number + 1
+        with pytest.raises(ProtocolError, match="more than 3 times in a step: .* once an epoch"):
+            task.val.accuracy(lambda clips: np.zeros(len(clips), dtype=int))
+        assert tasks.questions.asked == 3
+        task.remember(first)
+
+
 def test_a_step_that_is_over_is_over(stream):
     tasks = iter(stream())
     before = next(tasks)
@@ -157,6 +213,45 @@ def test_a_step_that_is_over_is_over(stream):
         before.remember(first)
     with pytest.raises(ProtocolError, match="earlier step"):
         before.val.accuracy(lambda clips: clips.features(np.arange(len(clips))))
+
+
+@pytest.mark.parametrize("residency", ["ram", "disk"])
+def test_closed_is_closed_for_every_view_of_the_clips(residency, stream):
+    """A sweep that was begun does not read on, nor does what would be read where it lies."""
+    tasks = stream(residency=residency)
+    steps = tasks.since(0)
+    task = next(steps)
+    parts = [np.array([row]) for row in range(10)]
+    sweeps = [
+        task.train.sweep(parts),
+        task.exemplars.sweep(iter(parts)),
+        task.batches((part, None) for part in parts),
+    ]
+    next(sweeps[0])
+    next(sweeps[2])
+    tested, _ = tasks.test(0)
+    sweeps.append(tested.sweep(parts))
+    next(sweeps[3])
+    tested.close()
+    validated = []
+
+    def predict(clips):
+        sweeps.append(clips.sweep(parts))
+        validated.append(next(sweeps[4])[1])
+        return np.zeros(len(clips), dtype=int)
+
+    task.val.accuracy(predict)
+    views = [task.train.features(parts[0])[1], task.train.batch(parts[1]).visual, *validated]
+    views += [views[0][:1], views[1].view(1, 8, 4, 12)]
+    task.remember(first)
+    next(steps)
+    for sweep in sweeps:
+        with pytest.raises(ProtocolError, match="earlier step"):
+            next(sweep)
+    for view in views if residency == "ram" else ():  # from disk they are copies of their own
+        for read in (Picked.read, tensor, copy.copy, lambda rows: rows[:1]):
+            with pytest.raises(ProtocolError, match="clips that are closed"):
+                read(view)
 
 
 def test_validation_measures_and_does_not_teach(stream):
@@ -195,21 +290,6 @@ def test_a_step_without_any_clip_is_told(stream):
         list(stream(keep=keep))
 
 
-def reached(*roots):
-    """Yield everything that attributes, closures and containers lead to from what is handed out."""
-    seen, todo = set(), list(roots)
-    while todo:
-        thing = todo.pop()
-        if id(thing) in seen or isinstance(thing, type | types.ModuleType):
-            continue
-        seen.add(id(thing))
-        yield thing
-        if isinstance(thing, types.FunctionType):  # but not the globals of its module
-            todo += [thing.__closure__, thing.__defaults__]
-        else:
-            todo += gc.get_referents(thing)
-
-
 def test_nothing_handed_out_leads_to_what_is_hidden(stream):
     tasks = stream()
     for task in tasks:
@@ -219,7 +299,10 @@ def test_nothing_handed_out_leads_to_what_is_hidden(stream):
         hidden = [rows, tasks._store_row[rows], _OPEN[clips].rows, _OPEN[task.train].rows, *labels]
         assert any(thing is task.train.labels for thing in reached(task, clips))
         batch = task.train.batch(np.array([1, 0]))
-        for thing in reached(task, clips, task.val.accuracy, task.remember, batch):
+        begun = [task.train.sweep([np.array([0, 1])]), clips.sweep([np.array([0, 1])])]
+        begun += [task.batches([(np.array([0, 1]), None)]) for _ in range(2)]
+        next(begun[3])
+        for thing in reached(task, clips, task.val.accuracy, task.remember, batch, *begun):
             assert not isinstance(thing, torch.Tensor) or len(thing) == 2
             assert not isinstance(thing, FeatureStore | Manifest | ExemplarMemory | TaskStream)
             if isinstance(thing, np.ndarray):
