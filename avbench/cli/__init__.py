@@ -372,6 +372,10 @@ def _print_results(results: Sequence[Result]) -> None:
         if result.config["memory"]:
             clips, size = (max(use[key] for use in uses) for key in ("clips", "bytes"))
             click.echo(f"exemplars of {result.name}: at most {clips} clips, {size / 1e6:.1f} MB")
+        if (stored := result.stored_bytes) is not None:
+            parts = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in stored.items())
+            size = sum(stored.values())
+            click.echo(f"checkpoint of {result.name}: at most {size / 1e6:.1f} MB ({parts})")
         if result.partial:
             shares = ", ".join(f"{s} {100 * c:.1f} %" for s, c in result.coverage.items())
             click.echo(f"PARTIAL: {result.name} ran on part of the clips: {shares}")

@@ -32,7 +32,13 @@ _COLUMNS = (
     "average forgetting",
     "last accuracy",
     "exemplars",
+    "exemplars, MB",
+    "checkpoint, MB",
     "s/seed",
+)
+_STORED = (
+    "Exemplars are the features of the clips kept, checkpoint is all else that is kept of what was"
+    " learned, the network included: the most after any step."
 )
 _TIES = (
     "In %, mean over seeds ± one standard deviation, with the 95 % t-interval of the mean accuracy."
@@ -77,6 +83,7 @@ class Row:
         """Return the cells of `_COLUMNS`."""
         accuracy, forgetting = self.result.metric("mean_accuracy"), self.forgetting()
         low, high = accuracy.interval
+        stored = self.result.stored_bytes
         return [
             self.marked,
             self.standing,
@@ -86,6 +93,8 @@ class Row:
             _spread(forgetting, "±") if forgetting else "-",
             _spread(self.result.metric("last_accuracy"), "±"),
             str(self.result.config["memory"]),
+            f"{self.result.exemplar_bytes / 1e6:.1f}",
+            "-" if stored is None else f"{sum(stored.values()) / 1e6:.1f}",
             f"{np.mean(list(self.result.seconds.values())):.1f}",
         ]
 
@@ -97,6 +106,8 @@ class Row:
             "standing": self.standing,
             "metrics": {name: self.result.metric(name).to_json() for name in METRICS},
             "seconds": {str(seed): s for seed, s in self.result.seconds.items()},
+            "exemplar_bytes": self.result.exemplar_bytes,
+            "stored_bytes": self.result.stored_bytes,
             "confusion_between_steps": None if self.confusion is None else self.confusion.tolist(),
         }
 
@@ -292,7 +303,7 @@ def _confusion(run: Path, result: Result) -> Floats | None:
 
 
 def _notes(group: Group) -> list[str]:
-    notes = [_TIES]
+    notes = [_TIES, _STORED]
     if any("one seed" in row.standing for row in group.rows):
         notes.append(
             "One seed: who is better is about these runs, and says nothing of other seeds."

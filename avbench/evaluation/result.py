@@ -34,7 +34,9 @@ from avbench.learning.stopwatch import Phase
 from avbench.resources import read_json
 from avbench.types import AvbenchError, Modality, Residency, Split
 
-FORMAT: Literal[3] = 3
+FORMAT: Literal[4] = 4
+# An older one that is read: what it lacks is null or empty.
+_BEFORE = 3
 
 Whole = Annotated[int, Field(ge=0, lt=2**53)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -45,7 +47,11 @@ class _Record(BaseModel):
     """Strict, so that a number is no text; what is computed is not read back."""
 
     model_config = ConfigDict(
-        frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        json_schema_serialization_defaults_required=True,
     )
 
 
@@ -107,9 +113,11 @@ class StepCost(_Record):
     peak_gpu_memory_bytes: Whole | None
     """Most memory that tensors took on the GPU during the step; null on a CPU."""
     trainable_parameters: Whole
-    """Numbers that gradients reach at the end of the step, in modules the method holds."""
+    """Numbers that gradients reach at the end of the step, wherever the method holds them."""
     stored_parameters: Whole
     """Numbers of the checkpoint: all that is kept of what was learned, beside exemplars."""
+    stored_bytes: dict[str, Whole] | None = None
+    """What they take, by the first part of their names; null if not known, as before format 4."""
     exemplars: ExemplarUse
     """What the memory holds at the end of the step."""
     residency: Residency
@@ -209,7 +217,7 @@ class Bootstrap(_Record):
 class Result(_Record):
     """One method on one benchmark, over seeds."""
 
-    format: Literal[3]
+    format: Literal[4]
     """Version of this schema."""
     config: Annotated[dict[str, Any], _AS_CONFIG]
     """As `Config`."""
@@ -258,6 +266,18 @@ class Result(_Record):
         return {run.seed: [s.exemplars.model_dump() for s in run.cost] for run in self.runs}
 
     @property
+    def exemplar_bytes(self) -> int:
+        """Most that the exemplar memory took, after any step of any seed."""
+        return max(step.exemplars.bytes for run in self.runs for step in run.cost)
+
+    @property
+    def stored_bytes(self) -> dict[str, int] | None:
+        """What the largest checkpoint takes, of any step of any seed; None if not known of all."""
+        stored = [step.stored_bytes for run in self.runs for step in run.cost]
+        known = [each for each in stored if each is not None]
+        return max(known, key=lambda each: sum(each.values())) if known == stored else None
+
+    @property
     def seeds(self) -> list[int]:
         """The seeds run."""
         return list(self.matrices)
@@ -295,6 +315,8 @@ class Result(_Record):
         """
         remedy = "run avbench evaluate again"
         record = read_json(path, remedy=remedy)
+        if record.get("format") == _BEFORE:
+            record["format"] = FORMAT
         if record.get("format") != FORMAT:
             found = (
                 f"but format {record['format']!s:.20}" if "format" in record else "nor of another"

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from torch import nn
 
 from avbench.evaluation import predictions
 from avbench.evaluation.cost import Meter, environment_of
@@ -31,6 +30,7 @@ from avbench.evaluation.run_folder import (
     tidy,
     write_step,
 )
+from avbench.evaluation.stored import checked_state, stored_bytes, trainable
 from avbench.features.store import FeatureStore
 from avbench.learning.memory import ExemplarMemory
 from avbench.learning.method import Method, Setup
@@ -146,12 +146,15 @@ class Run:
                     method.learn(task)
                     with stopwatch("validation"):
                         predicted = self._predict(method, stream, task)
-                state = method.state()
+                state = checked_state(method)
                 use = stream.memory_use()
                 cost = StepCost(
                     **checkpoint.meter.read(),
-                    trainable_parameters=_trainable(method),
+                    trainable_parameters=sum(
+                        tensor.numel() for tensor in trainable(method).values()
+                    ),
                     stored_parameters=sum(tensor.numel() for tensor in state.values()),
+                    stored_bytes=stored_bytes(state),
                     exemplars=ExemplarUse(clips=use.clips, bytes=use.bytes),
                     residency=stream.residency,
                 )
@@ -191,13 +194,6 @@ def _events(folder: Path | None, done: int) -> Iterator[Callable[[dict[str, Any]
         yield show
     finally:
         writer.close()
-
-
-def _trainable(method: Method) -> int:
-    """Count the parameters that gradients reach, in the modules a method holds."""
-    modules = [value for value in vars(method).values() if isinstance(value, nn.Module)]
-    parameters = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
-    return sum(parameter.numel() for parameter in parameters.values())
 
 
 def _seed_everything(seed: int, step: int) -> None:

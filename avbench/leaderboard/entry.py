@@ -27,6 +27,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
 Text = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 Url = Annotated[str, Field(max_length=500, pattern=r"^https?://[A-Za-z0-9][!#-;=?-\[\]_a-z~]*$")]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
+Bytes = Annotated[int, Field(ge=0, lt=2**53)]
 Percent = Annotated[float, Field(ge=-100, le=100)]
 Seeds = Annotated[
     tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1, max_length=100)
@@ -55,6 +56,13 @@ class Submission(Record):
         description="incremental, or joint for a bound that sees the data of all seen classes"
     )
     exemplars: int = Field(ge=0, lt=10**9, description="capacity of the exemplar memory, in clips")
+    exemplar_bytes: Bytes | None = Field(
+        default=None, description="most that the features of exemplars take, in bytes, if known"
+    )
+    stored_bytes: Bytes | None = Field(
+        default=None,
+        description="most that a checkpoint takes, the network included, in bytes, if known",
+    )
     pretraining: Text = Field(
         description="data that encoders or network were trained on before, or none"
     )

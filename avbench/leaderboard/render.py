@@ -84,6 +84,8 @@ def row(place: Place) -> dict[str, Any]:
         "features": place.features,
         "pretraining": entry.pretraining,
         "exemplars": entry.exemplars,
+        "exemplar_bytes": entry.exemplar_bytes,
+        "stored_bytes": entry.stored_bytes,
         "seconds": entry.seconds,
         "accuracy_per_step": list(entry.accuracy_per_step),
         "accuracy_matrix": [list(accuracies) for accuracies in entry.accuracy_matrix],
@@ -101,6 +103,14 @@ def forgetting_text(place: Place) -> str:
     """Return the average forgetting in percent, or a dash."""
     forgetting = place.entry.average_forgetting
     return "-" if forgetting is None else f"{forgetting:.2f}"
+
+
+def kept_text(place: Place) -> str:
+    """Return what exemplars and the checkpoint take at most, in MB, or a dash."""
+    entry = place.entry
+    if not isinstance(entry, Verified) or None in (entry.exemplar_bytes, entry.stored_bytes):
+        return "-"
+    return " + ".join(f"{size / 1e6:.1f}" for size in (entry.exemplar_bytes, entry.stored_bytes))
 
 
 def standing_text(place: Place) -> str:
@@ -123,8 +133,9 @@ def _markdown(ranked: dict[str, list[Place]]) -> str:
             parts.append("No entries yet.")
             continue
         lines = [
-            "| rank | entry | method | input | features | accuracy | forgetting | exemplars | |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "| rank | entry | method | input | features | accuracy | forgetting | exemplars"
+            " | exemplars + checkpoint, MB | |",
+            "|---|---|---|---|---|---|---|---|---|---|",
         ]
         for place in found:
             entry = place.entry
@@ -138,6 +149,7 @@ def _markdown(ranked: dict[str, list[Place]]) -> str:
                 accuracy_text(place),
                 forgetting_text(place),
                 exemplars,
+                kept_text(place),
                 standing_text(place)
                 + (f": {_escaped(entry.source)}" if isinstance(entry, Reported) else ""),
             ]

@@ -111,13 +111,15 @@ def facts_of_run(run: Path) -> dict[str, Any]:
         AvbenchError: If it is not a finished run.
     """
     result = _result(run)
-    config = result.config
+    config, stored = result.config, result.stored_bytes
     return {
         "benchmark": config["benchmark"],
         "fingerprint": config["fingerprint"],
         "modality": config["modality"],
         "access": config["access"],
         "exemplars": config["memory"],
+        "exemplar_bytes": result.exemplar_bytes,
+        "stored_bytes": None if stored is None else sum(stored.values()),
         "preset": config["preset"],
         "preset_hash": config["preset_hash"],
         "coverage": min(result.coverage.values()),

@@ -108,7 +108,7 @@ def test_every_number_is_of_the_runs(runs, tmp_path):
         assert (tmp_path / "report" / target).is_file()
     header, rule, *body = [line for line in markdown.splitlines() if line.startswith("|")]
     assert len(body) == 3
-    assert {line.count("|") for line in (header, rule, *body)} == {10}
+    assert {line.count("|") for line in (header, rule, *body)} == {12}
 
 
 def test_the_same_runs_make_the_same_bytes(runs, tmp_path):
@@ -216,7 +216,7 @@ def test_names_are_text_wherever_they_stand(runs, tmp_path):
     assert r"\<script\>" in markdown
     assert r"\!\[x\]" in markdown
     rows = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in rows} == {10}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in rows} == {12}
     line = next(line for line in latex(group).splitlines() if "script" in line)
     assert r"|\$x\_1\$ \& 100 \% \textbackslash{} \#\{\}\textasciitilde{}\textasciicircum{}" in line
     assert len(re.findall(r"(?<!\\)&", line)) == 2

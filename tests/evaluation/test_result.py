@@ -87,6 +87,9 @@ def test_a_result_says_what_every_step_cost(run):
             stored = sum(array.size for array in weights.values())
             # All of this network is trained, and nothing else is kept.
             assert cost.stored_parameters == cost.trainable_parameters == stored
+            assert sum(cost.stored_bytes.values()) == sum(
+                array.nbytes for array in weights.values()
+            )
             assert cost.seconds > 0
             # Python with torch takes more than 50 MB; a machine has less than 10 TB.
             assert 50e6 < cost.peak_memory_bytes < 1e13
@@ -155,9 +158,9 @@ def put(value, *keys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (put(1, "format"), "avbench in format 3, but format 1: run avbench evaluate again"),
+        (put(1, "format"), "avbench in format 4, but format 1: run avbench evaluate again"),
         (put("x" * 99, "format"), "but format x{20}:"),
-        (remove("format"), "avbench in format 3, nor of another:"),
+        (remove("format"), "avbench in format 4, nor of another:"),
         (remove("config", "access"), r"\(config.access: Field required\)"),
         (put("all", "config", "access"), "config.access"),
         (put(2.0, "coverage", "test"), "coverage.test"),

@@ -186,7 +186,7 @@ def test_markup_in_entries_stays_text(opened, boards, candidate):
     assert "*" not in markdown
     assert "`" not in markdown
     row = next(line for line in markdown.splitlines() if "| said |" in line)
-    assert row.count("|") == 10
+    assert row.count("|") == 11
     assert "](https://example.org/?a=%28b%29%5Bc%5D&lt;)" in row
 
 

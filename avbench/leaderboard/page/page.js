@@ -16,6 +16,7 @@ const draw = (tag, attributes, text) => {
 };
 const missing = (value) => value === null || value === undefined;
 const fixed = (value, digits = 2) => (missing(value) ? "–" : value.toFixed(digits));
+const megabytes = (bytes) => (missing(bytes) ? "–" : fixed(bytes / 1e6, 1));
 const standing = (row) => [row.verified ? "✓ verified" : "", row.remark].filter(Boolean).join(", ");
 
 // Title, key to sort and export by, whether a number, text shown.
@@ -32,6 +33,8 @@ const columns = [
   { title: "Last accuracy", key: (r) => r.last_accuracy, number: true, text: (r) => fixed(r.last_accuracy) },
   { title: "Seeds", key: (r) => r.seeds, number: true, text: (r) => r.seeds ?? "–" },
   { title: "Exemplars", key: (r) => r.exemplars, number: true, text: (r) => r.exemplars ?? "–" },
+  { title: "Exemplars, MB", key: (r) => r.exemplar_bytes, number: true, text: (r) => megabytes(r.exemplar_bytes) },
+  { title: "Checkpoint, MB", key: (r) => r.stored_bytes, number: true, text: (r) => megabytes(r.stored_bytes) },
   { title: "s/seed", key: (r) => r.seconds, number: true, text: (r) => fixed(r.seconds, 0) },
   { title: "Pre-training", key: (r) => r.pretraining, text: (r) => r.pretraining ?? "–", wrap: true },
   { title: "Authors or source", key: (r) => (r.authors ?? [r.source]).join("; "),
