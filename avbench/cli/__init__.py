@@ -362,7 +362,9 @@ def _print_results(results: Sequence[Result]) -> None:
                     for metric in ("mean_accuracy", "average_forgetting", "last_accuracy")
                 ),
                 f"{sum(result.seconds.values()) / seeds:.0f}",
-                result.config["access"] + (", partial" if result.partial else ""),
+                result.config["access"]
+                + (", partial" if result.partial else "")
+                + (", mixed code" if result.mixed_code else ""),
             ]
             for result in results
         ],
@@ -379,6 +381,12 @@ def _print_results(results: Sequence[Result]) -> None:
         if result.partial:
             shares = ", ".join(f"{s} {100 * c:.1f} %" for s, c in result.coverage.items())
             click.echo(f"PARTIAL: {result.name} ran on part of the clips: {shares}")
+        if result.mixed_code:
+            differ = ", ".join(result.mixed_code)
+            click.echo(
+                f"MIXED CODE: steps or seeds of {result.name} differ in {differ}: it is not ranked;"
+                " --force runs seeds again"
+            )
 
 
 def _residency(result: Result) -> str:

@@ -51,5 +51,9 @@ def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
     better = found.differences["mean_accuracy"].better
     verdict = "a tie" if better == "tie" else f"{better} is better"
     click.echo(f"By mean accuracy: {verdict}.")
+    for name, result in (("A", found.a), ("B", found.b)):
+        if result.mixed_code:
+            differ = ", ".join(result.mixed_code)
+            click.echo(f"Mixed code: steps or seeds of {name} differ in {differ}.")
     if 1 in (len(found.a.seeds), len(found.b.seeds)):
         click.echo("One seed only: this says nothing of other seeds.")

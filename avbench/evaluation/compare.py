@@ -71,6 +71,7 @@ class Comparison:
             "access": {"a": self.a.config["access"], "b": self.b.config["access"]},
             "coverage": self.a.coverage,
             "seeds": {"a": self.a.seeds, "b": self.b.seeds},
+            "mixed_code": {"a": self.a.mixed_code, "b": self.b.mixed_code},
             "differences": {
                 name: {
                     "definition": definition(name),

@@ -55,7 +55,7 @@ class Row:
     Attributes:
         label: The method, with what tells it from others of that name.
         result: What the run found.
-        standing: "bound", "best", "tie with the best", "below the best", or why none is known.
+        standing: "bound", "not ranked", "best", "tie with the best" or "below the best".
         confusion: See `step_confusion`, mean over seeds as shares of a row; None where not known.
     """
 
@@ -269,17 +269,18 @@ def _rows(members: Sequence[_Member]) -> tuple[Row, ...]:
     """Rank comparable runs by mean accuracy, and say which the best one is better than."""
     ranked = sorted(members, key=lambda m: (-m.result.metric("mean_accuracy").mean, m.label))
     outcomes = [read_outcomes(m.run, m.result) for m in ranked]
-    joint = [m.result.config["access"] == "joint" for m in ranked]
-    best = joint.index(False) if False in joint else None
+    best: Outcomes | None = None
     rows = []
-    for number, member in enumerate(ranked):
-        if joint[number]:
+    for member, found in zip(ranked, outcomes, strict=True):
+        if member.result.config["access"] == "joint":
             standing = "bound"
-        elif best is None or number == best:
-            standing = "best"
+        elif member.result.mixed_code:
+            standing = "not ranked"
+        elif best is None:
+            best, standing = found, "best"
         else:
-            standing = _standing(outcomes[best], outcomes[number])
-        if not joint[number] and len(member.result.seeds) == 1:
+            standing = _standing(best, found)
+        if standing not in ("bound", "not ranked") and len(member.result.seeds) == 1:
             standing += " (one seed)"
         confusion = _confusion(member.run, member.result)
         rows.append(Row(member.label, member.result, standing, confusion))
@@ -307,6 +308,11 @@ def _notes(group: Group) -> list[str]:
     if any("one seed" in row.standing for row in group.rows):
         notes.append(
             "One seed: who is better is about these runs, and says nothing of other seeds."
+        )
+    if any(row.standing == "not ranked" for row in group.rows):
+        notes.append(
+            "Mixed code: not all steps and seeds were computed by the same code, so the run is not"
+            " ranked."
         )
     if any(row.confusion is None for row in group.rows):
         notes.append("Confusion between steps is not known: some classes have no test clip.")

@@ -134,10 +134,12 @@ class GitState(_Record):
     """What was checked out."""
     modified: bool
     """Whether tracked files differed from it."""
+    changes: str | None = None
+    """SHA-256 of how they differed; null if they did not, and before format 4."""
 
 
 class Environment(_Record):
-    """Where a seed ran; of one that was taken up, where it ended."""
+    """Where a step ran."""
 
     python: str
     platform: str
@@ -147,8 +149,25 @@ class Environment(_Record):
     gpu: str | None
     """The first GPU, used or not; null without one."""
     packages: dict[str, str]
+    """Versions: of avbench, of what it requires, and of all else that was loaded."""
     git: GitState | None
     """Of the method's code; null where it is not in a checkout."""
+    avbench_git: GitState | None = None
+    """Of avbench's code, likewise; null before format 4."""
+    avbench_hash: str | None = None
+    """SHA-256 of avbench's source files; null before format 4."""
+
+    def other_code(self, other: Environment) -> list[str]:
+        """Return which parts of the code that computes are not those of another environment."""
+        shared = self.packages.keys() & other.packages.keys()
+        differ = {
+            "Python": self.python != other.python,
+            "avbench": self.avbench_hash != other.avbench_hash,
+            "the method's checkout": self.git != other.git,
+        }
+        return [part for part, differs in differ.items() if differs] + sorted(
+            name for name in shared if self.packages[name] != other.packages[name]
+        )
 
 
 class SeedRun(_Record):
@@ -157,16 +176,26 @@ class SeedRun(_Record):
     seed: Seed
     cost: list[StepCost]
     """By step."""
-    environment: Environment
+    environments: Annotated[list[Environment], Field(min_length=1)]
+    """By step; before format 4 one, of where the seed ended."""
     correct: list[list[Whole]]
     """[t][i]: how many test clips of step i's classes were classified correctly after step t."""
     total: list[Whole]
     """[i]: how many test clips step i's classes have."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_format_3(cls, record: Any) -> Any:
+        if isinstance(record, dict) and "environment" in record:
+            return record | {"environments": [record["environment"]]}
+        return record
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if len(self.cost) != self.matrix.steps:  # the matrix checks itself
             raise ValueError("cost must have one record a step")
+        if len(self.environments) not in (1, self.matrix.steps):
+            raise ValueError("environments must have one record a step")
         return self
 
     @cached_property
@@ -245,6 +274,13 @@ class Result(_Record):
 
     @computed_field  # type: ignore[prop-decorator]
     @property
+    def mixed_code(self) -> list[str]:
+        """Which parts of the code were not the same for all steps and seeds: if any, not ranked."""
+        first, *others = (each for run in self.runs for each in run.environments)
+        return list(dict.fromkeys(part for other in others for part in first.other_code(other)))
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
     def metrics(self) -> dict[str, MetricSummary]:
         """Every metric over seeds, as the counts give it."""
         found = summarise(self.matrices.values())
@@ -294,8 +330,9 @@ class Result(_Record):
 
     @property
     def marks(self) -> str:
-        """What a reader must know beside the name: joint access, and gaps in the data."""
+        """What a reader must know beside the name: joint access, gaps in the data, mixed code."""
         marks = ["joint access"] * (self.config["access"] == "joint") + ["partial"] * self.partial
+        marks += ["mixed code"] * (self.mixed_code != [])
         return f" ({', '.join(marks)})" if marks else ""
 
     def metric(self, name: str) -> Summary:

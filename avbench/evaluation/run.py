@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 
 from avbench.evaluation import predictions
-from avbench.evaluation.cost import Meter, environment_of
+from avbench.evaluation.cost import Meter, environment_of, packages
 from avbench.evaluation.result import ExemplarUse, StepCost
 from avbench.evaluation.run_folder import (
     LAST_WRITTEN,
@@ -30,7 +30,7 @@ from avbench.evaluation.run_folder import (
     tidy,
     write_step,
 )
-from avbench.evaluation.stored import checked_state, stored_bytes, trainable
+from avbench.evaluation.stored import checked_state, stored_bytes
 from avbench.features.store import FeatureStore
 from avbench.learning.memory import ExemplarMemory
 from avbench.learning.method import Method, Setup
@@ -38,7 +38,6 @@ from avbench.learning.stopwatch import Stopwatch
 from avbench.learning.stream import ProtocolError, Rows, Task, TaskStream
 from avbench.manifests.benchmark import Benchmark
 from avbench.manifests.manifest import Manifest
-from avbench.resources import write_json
 from avbench.types import AvbenchError, Modality, Report, Residency
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.I)
@@ -100,9 +99,11 @@ class Run:
         if (folder / LAST_WRITTEN).is_file():  # killed while tidying up
             tidy(folder)
             return
-        write_json(folder / "environment.json", environment_of(self.method_class).model_dump())
+        environment = environment_of(self.method_class)
         done = finished_steps(folder)
-        checkpoint = EpochCheckpoint(folder, self.checkpoint_epochs, self.device, step=len(done))
+        checkpoint = EpochCheckpoint(
+            folder, self.checkpoint_epochs, self.device, environment, step=len(done)
+        )
         middle = checkpoint.begun()
         log_path = folder / "log.jsonl"
         logged = middle["logged"] if middle else done[-1]["logged"] if done else 0
@@ -146,13 +147,11 @@ class Run:
                     method.learn(task)
                     with stopwatch("validation"):
                         predicted = self._predict(method, stream, task)
-                state = checked_state(method)
+                state, trained = checked_state(method)
                 use = stream.memory_use()
                 cost = StepCost(
                     **checkpoint.meter.read(),
-                    trainable_parameters=sum(
-                        tensor.numel() for tensor in trainable(method).values()
-                    ),
+                    trainable_parameters=trained,
                     stored_parameters=sum(tensor.numel() for tensor in state.values()),
                     stored_bytes=stored_bytes(state),
                     exemplars=ExemplarUse(clips=use.clips, bytes=use.bytes),
@@ -163,6 +162,8 @@ class Run:
                     "exemplars": stream.exemplars(),
                     "logged": logged,
                     "cost": cost.model_dump(),
+                    # By now more may be loaded.
+                    "environment": environment.model_dump() | {"packages": packages()},
                 }
                 write_step(folder, task.step + 1, predicted, state, record)
         report(title, total, total)

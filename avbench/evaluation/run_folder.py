@@ -79,13 +79,15 @@ def read_run(
     remedy = f"delete {folder} and run again"
     cost = read_json(folder / "cost.json", remedy=remedy)
     environment = read_json(folder / "environment.json", remedy=remedy)
+    # Earlier versions of avbench kept one, of where the seed ended.
+    environments = environment.get("steps", [environment])
     try:
         table = predictions.read(folder / LAST_WRITTEN)
         matrix = predictions.matrix(table, benchmark.manifest, partial=partial)
         run = SeedRun(
             seed=seed,
             cost=[StepCost(**step) for step in cost["steps"]],
-            environment=Environment(**environment),
+            environments=[Environment(**each) for each in environments],
             correct=matrix.correct.tolist(),
             total=matrix.total.tolist(),
         )
@@ -108,10 +110,13 @@ def write_step(
 def finished_steps(folder: Path) -> list[dict[str, Any]]:
     """Return the records of the steps a folder holds, from the first on."""
     records: list[dict[str, Any]] = []
+    remedy = f"delete {folder} and run again"
     while (path := folder / f"step-{len(records) + 1}.json").is_file():
-        record = read_json(path, remedy=f"delete {folder} and run again")
-        if not {"exemplars", "logged", "cost"} <= record.keys():
-            raise AvbenchError(f"{path}: not a finished step: delete {folder} and run again")
+        record = read_json(path, remedy=remedy)
+        if "environment" not in record:  # earlier versions of avbench kept one, for all steps
+            record["environment"] = read_json(folder / "environment.json", remedy=remedy)
+        if not {"exemplars", "logged", "cost", "environment"} <= record.keys():
+            raise AvbenchError(f"{path}: not a finished step: {remedy}")
         records.append(record)
     return records
 
@@ -126,7 +131,8 @@ def summarise(folder: Path, steps: int) -> None:
     records = finished_steps(folder)
     kept = [{key: record[key] for key in ("step", "exemplars")} for record in records]
     write_json(folder / "exemplars.json", kept)
-    write_json(folder / "cost.json", {"steps": [record["cost"] for record in records]})
+    for name in ("cost", "environment"):
+        write_json(folder / f"{name}.json", {"steps": [record[name] for record in records]})
     parts = [folder / f"step-{number + 1}.parquet" for number in range(steps)]
     tables = [predictions.read(part) for part in parts]
     predictions.write(folder / LAST_WRITTEN, pa.concat_tables(tables))
@@ -160,6 +166,7 @@ class EpochCheckpoint:
     folder: Path
     every: int
     device: torch.device
+    environment: Environment
     step: int
     logged: int = 0
     meter: Meter = field(init=False)
@@ -171,22 +178,26 @@ class EpochCheckpoint:
     def write(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
         """Keep what training goes on from, in place of what was kept before."""
         known = {"step": self.step, "logged": self.logged, "cost": self.meter.read()}
+        known["environment"] = self.environment.model_dump()
         metadata = {"avbench": json.dumps(known | {"training": record})}
         with replacing(self.folder / _IN_THE_MIDDLE) as temporary:
             temporary.write_bytes(save(_on_cpu(tensors), metadata))
 
     def begun(self) -> dict[str, Any] | None:
-        """Return what is known of this step, if it was kept in the middle."""
+        """Return what is known of this step, if it was kept in the middle by the same code."""
         path = self.folder / _IN_THE_MIDDLE
         if not path.is_file():
             return None
         try:
             with safe_open(path, framework="pt") as file:
                 known: dict[str, Any] = json.loads(file.metadata()["avbench"])
+            # Earlier versions of avbench did not say by which code.
+            began = Environment(**known["environment"]) if "environment" in known else None
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise _no_checkpoint(path) from error
         # One of an earlier step is left where a run is killed right after that step.
-        return known if known["step"] == self.step else None
+        ours = began is not None and not began.other_code(self.environment)
+        return known if ours and known["step"] == self.step else None
 
     def read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Return what training goes on from, if this step was kept in the middle."""

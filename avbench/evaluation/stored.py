@@ -59,15 +59,15 @@ def trainable(method: Method) -> dict[str, Tensor]:
     return found
 
 
-def checked_state(method: Method) -> dict[str, Tensor]:
-    """Return the state of a method.
+def checked_state(method: Method) -> tuple[dict[str, Tensor], int]:
+    """Return the state of a method, and how many of its numbers gradients reach.
 
     Raises:
         ProtocolError: As `check_stored`.
     """
-    state = method.state()
-    check_stored(trainable(method), state)
-    return state
+    state, trained = method.state(), trainable(method)
+    check_stored(trained, state)
+    return state, sum(tensor.numel() for tensor in trained.values())
 
 
 def check_stored(trained: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:

@@ -108,9 +108,11 @@ def forgetting_text(place: Place) -> str:
 def kept_text(place: Place) -> str:
     """Return what exemplars and the checkpoint take at most, in MB, or a dash."""
     entry = place.entry
-    if not isinstance(entry, Verified) or None in (entry.exemplar_bytes, entry.stored_bytes):
+    if not isinstance(entry, Verified):
         return "-"
-    return " + ".join(f"{size / 1e6:.1f}" for size in (entry.exemplar_bytes, entry.stored_bytes))
+    sizes = (entry.exemplar_bytes, entry.stored_bytes)
+    known = [f"{size / 1e6:.1f}" for size in sizes if size is not None]
+    return " + ".join(known) if len(known) == len(sizes) else "-"
 
 
 def standing_text(place: Place) -> str:

@@ -155,6 +155,11 @@ def from_run(run: Path, submission: Submission) -> Candidate:
             numbers do not follow from its predictions.
     """
     result = _result(run)
+    if result.mixed_code:
+        raise AvbenchError(
+            f"{run}: its steps or seeds differ in {', '.join(result.mixed_code)}, and mixed code is"
+            " not ranked: run it again by avbench evaluate --force"
+        )
     facts = facts_of_run(run)
     for name, fact in facts.items():
         if (said := getattr(submission, name)) != fact:

@@ -112,13 +112,14 @@ class _Writer:
 
     def _content(self, place: str, thing: Any, number: str, *, new: bool) -> tuple[str, Any]:
         kind = type(thing).__name__
+        found: tuple[str, Any] = "made", None
         if self._snapshot.leaves(thing) and not new:
-            return "made", None
+            return found
         if isinstance(thing, Tensor) and _is_kept(thing, new=new):
             flat = thing.detach().reshape(-1).contiguous()
             self.tensors[number] = flat.view(torch.uint8) if len(flat) else flat.byte()
             gradient = self.put(f"{place}.grad", thing.grad if thing.is_leaf else None)
-            found: Any = "tensor", [str(thing.dtype), [*thing.shape], str(thing.device), gradient]
+            found = "tensor", [str(thing.dtype), [*thing.shape], str(thing.device), gradient]
         elif _is_array(thing) and thing.dtype.kind in "biufcmMSU":
             content = thing.tobytes()
             flat = torch.from_numpy(np.ndarray(len(content), np.uint8, content).copy())
@@ -165,7 +166,7 @@ class _Reader:
                 f"{_readable(place)} is made by neither restore() nor start(), so that the step"
                 " cannot be resumed in the middle: delete epoch.safetensors to repeat the step"
             )
-        made = None if place is None else self._made[place]
+        made: Any = None if place is None else self._made[place]
         number = len(self._met)
         self._met.append(made)
         if kind == "tensor":

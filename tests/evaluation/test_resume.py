@@ -63,7 +63,7 @@ def test_killed_at_random_moments(method, extra, benchmark, tmp_path):
 
     assert start("whole").wait() == 0
     moments = random.Random()
-    for sign in ("unfinished-seed-0/step-1.json", "unfinished-seed-1/environment.json"):
+    for sign in ("unfinished-seed-0/step-1.json", "unfinished-seed-1/log.jsonl"):
         process = start("run")
         wait_for((tmp_path / "run" / sign).is_file, process=process)
         time.sleep(moments.uniform(0, 0.1))
@@ -198,7 +198,7 @@ class Beside(SSIL):
         self.calls += 1
         self.network.calls = getattr(self.network, "calls", 0) + 1
         self.by_class[int(batch.labels[0])] = logits.detach().mean()
-        self.recent.append(float(logits.mean()))
+        self.recent.append(logits.mean().item())
         self.tracker.total = self.tracker.total + 0.1
         self.weights[0] *= 1.01
         self.own.zero_grad()
