@@ -243,6 +243,8 @@ def evaluate(
     _print_profile(result)
     click.echo(f"predictions, matrix and plots: {run}")
     click.echo(f"features of a step lay {_residency(result)}")
+    hashes = [result.config[key][:8] for key in ("preset_hash", "features_hash")]
+    click.echo(f"features: {result.config['preset']} ({hashes[0]}), values {hashes[1]}")
 
 
 @main.command("check-method")

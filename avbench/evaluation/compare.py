@@ -72,6 +72,7 @@ class Comparison:
             "coverage": self.a.coverage,
             "seeds": {"a": self.a.seeds, "b": self.b.seeds},
             "mixed_code": {"a": self.a.mixed_code, "b": self.b.mixed_code},
+            "features_hash": {"a": self.a.features_hash, "b": self.b.features_hash},
             "differences": {
                 name: {
                     "definition": definition(name),

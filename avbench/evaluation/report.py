@@ -70,6 +70,11 @@ class Row:
         return bool(self.result.config["access"] == "joint")
 
     @property
+    def values(self) -> str:
+        """Hash of the values of the features, shortened."""
+        return self.result.features_hash[:12]
+
+    @property
     def marked(self) -> str:
         """The label with its marks, as `Result.marks` has them."""
         return self.label + self.result.marks
@@ -104,6 +109,7 @@ class Row:
             "label": self.label,
             "access": self.result.config["access"],
             "standing": self.standing,
+            "features_hash": self.result.features_hash,
             "metrics": {name: self.result.metric(name).to_json() for name in METRICS},
             "seconds": {str(seed): s for seed, s in self.result.seconds.items()},
             "exemplar_bytes": self.result.exemplar_bytes,
@@ -138,6 +144,11 @@ class Group:
         return ", ".join(f"{100 * share:.2f} % ({split})" for split, share in shares.items())
 
     @property
+    def values_differ(self) -> bool:
+        """Whether runs had features of the same preset, but of other values."""
+        return len({row.result.features_hash for row in self.rows}) > 1
+
+    @property
     def facts(self) -> str:
         """What the numbers hold for, shortened."""
         hashes = {
@@ -145,7 +156,9 @@ class Group:
             "preset": self.terms["preset_hash"],
             "test clips": self.terms["test clips"],
         }
-        return ", ".join(f"{name} {value[:12]}" for name, value in hashes.items())
+        values = " and ".join(dict.fromkeys(row.values for row in self.rows))
+        facts = [f"{name} {value[:12]}" for name, value in hashes.items()]
+        return ", ".join([*facts, f"values of the features {values}"])
 
     def to_json(self) -> dict[str, Any]:
         """Return the group for JSON."""
@@ -308,6 +321,12 @@ def _notes(group: Group) -> list[str]:
     if any("one seed" in row.standing for row in group.rows):
         notes.append(
             "One seed: who is better is about these runs, and says nothing of other seeds."
+        )
+    if group.values_differ:
+        values = ", ".join(f"{row.label} {row.values}" for row in group.rows)
+        notes.append(
+            f"The features differ in their values, under the same preset ({values}): they were made"
+            " on different machines, or altered."
         )
     if any(row.standing == "not ranked" for row in group.rows):
         notes.append(

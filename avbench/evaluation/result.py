@@ -329,6 +329,11 @@ class Result(_Record):
         return self.name + self.marks
 
     @property
+    def features_hash(self) -> str:
+        """SHA-256 of the values of the features."""
+        return str(self.config["features_hash"])
+
+    @property
     def marks(self) -> str:
         """What a reader must know beside the name: joint access, gaps in the data, mixed code."""
         marks = ["joint access"] * (self.config["access"] == "joint") + ["partial"] * self.partial

@@ -72,6 +72,9 @@ class Submission(Record):
     preset_hash: Hash | None = Field(
         default=None, description="of the feature store, if avbench made it"
     )
+    features_hash: Hash | None = Field(
+        default=None, description="of the values of the features, if avbench made them"
+    )
     coverage: float = Field(
         gt=0, le=1, description="share of the clips of train and val that were there"
     )

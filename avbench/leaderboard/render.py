@@ -13,7 +13,7 @@ from typing import Any
 from avbench.leaderboard.board import Board
 from avbench.leaderboard.entry import Reported, Verified
 from avbench.leaderboard.evidence import kept
-from avbench.leaderboard.ranking import Place, estimate, places
+from avbench.leaderboard.ranking import Place, estimate, places, unequal_values
 from avbench.manifests.spec import load_spec, shipped_names
 from avbench.types import AvbenchError
 
@@ -82,6 +82,7 @@ def row(place: Place) -> dict[str, Any]:
         "seeds": len(entry.seeds),
         "preset": entry.preset,
         "features": place.features,
+        "features_hash": entry.features_hash,
         "pretraining": entry.pretraining,
         "exemplars": entry.exemplars,
         "exemplar_bytes": entry.exemplar_bytes,
@@ -135,9 +136,9 @@ def _markdown(ranked: dict[str, list[Place]]) -> str:
             parts.append("No entries yet.")
             continue
         lines = [
-            "| rank | entry | method | input | features | accuracy | forgetting | exemplars"
-            " | exemplars + checkpoint, MB | |",
-            "|---|---|---|---|---|---|---|---|---|---|",
+            "| rank | entry | method | input | features | values | accuracy | forgetting"
+            " | exemplars | exemplars + checkpoint, MB | |",
+            "|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         for place in found:
             entry = place.entry
@@ -148,6 +149,7 @@ def _markdown(ranked: dict[str, list[Place]]) -> str:
                 f"[{_escaped(entry.method)}]({_address(entry.url)})",
                 entry.modality,
                 _escaped(place.features),
+                place.values,
                 accuracy_text(place),
                 forgetting_text(place),
                 exemplars,
@@ -157,6 +159,7 @@ def _markdown(ranked: dict[str, list[Place]]) -> str:
             ]
             lines.append(f"| {' | '.join(cells)} |")
         parts.append("\n".join(lines))
+        parts += [f"Warning: {_escaped(warning)}." for warning in unequal_values(found)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -180,6 +183,7 @@ def _html(ranked: dict[str, list[Place]]) -> str:
             "benchmark": benchmark,
             "title": load_spec(benchmark).title,
             "rows": [row(place) for place in found],
+            "warnings": unequal_values(found),
         }
         for benchmark, found in ranked.items()
     ]

@@ -122,6 +122,7 @@ def facts_of_run(run: Path) -> dict[str, Any]:
         "stored_bytes": None if stored is None else sum(stored.values()),
         "preset": config["preset"],
         "preset_hash": config["preset_hash"],
+        "features_hash": config["features_hash"],
         "coverage": min(result.coverage.values()),
         "seconds": round(sum(result.seconds.values()) / len(result.seconds), 1) or None,
     }
