@@ -243,6 +243,8 @@ def evaluate(
     _print_profile(result)
     click.echo(f"predictions, matrix and plots: {run}")
     click.echo(f"features of a step lay {_residency(result)}")
+    hashes = [result.config[key][:8] for key in ("preset_hash", "features_hash")]
+    click.echo(f"features: {result.config['preset']} ({hashes[0]}), values {hashes[1]}")
 
 
 @main.command("check-method")
@@ -367,7 +369,9 @@ def _print_results(results: Sequence[Result]) -> None:
                     for metric in ("mean_accuracy", "average_forgetting", "last_accuracy")
                 ),
                 f"{sum(result.seconds.values()) / seeds:.0f}",
-                result.config["access"] + (", partial" if result.partial else ""),
+                result.config["access"]
+                + (", partial" if result.partial else "")
+                + (", mixed code" if result.mixed_code else ""),
             ]
             for result in results
         ],
@@ -377,9 +381,19 @@ def _print_results(results: Sequence[Result]) -> None:
         if result.config["memory"]:
             clips, size = (max(use[key] for use in uses) for key in ("clips", "bytes"))
             click.echo(f"exemplars of {result.name}: at most {clips} clips, {size / 1e6:.1f} MB")
+        if (stored := result.stored_bytes) is not None:
+            parts = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in stored.items())
+            size = sum(stored.values())
+            click.echo(f"checkpoint of {result.name}: at most {size / 1e6:.1f} MB ({parts})")
         if result.partial:
             shares = ", ".join(f"{s} {100 * c:.1f} %" for s, c in result.coverage.items())
             click.echo(f"PARTIAL: {result.name} ran on part of the clips: {shares}")
+        if result.mixed_code:
+            differ = ", ".join(result.mixed_code)
+            click.echo(
+                f"MIXED CODE: steps or seeds of {result.name} differ in {differ}: it is not ranked;"
+                " --force runs seeds again"
+            )
 
 
 def _residency(result: Result) -> str:

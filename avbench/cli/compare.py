@@ -35,6 +35,8 @@ def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
     for name, result, run in (("A", found.a, run_a), ("B", found.b, run_b)):
         click.echo(f"{name}: {result.label}, seeds {', '.join(map(str, result.seeds))}, {run}")
     click.echo(f"{config['benchmark']}, {config['preset']} features, in %")
+    values = [result.features_hash[:8] for result in (found.a, found.b)]
+    click.echo(f"values of the features: A {values[0]}, B {values[1]}")
     click.echo()
     rows = [
         [
@@ -51,5 +53,15 @@ def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
     better = found.differences["mean_accuracy"].better
     verdict = "a tie" if better == "tie" else f"{better} is better"
     click.echo(f"By mean accuracy: {verdict}.")
+    if found.a.features_hash != found.b.features_hash:
+        click.echo(
+            "Warning: the features of A and B differ in their values, under the same preset:"
+            " they were made on different machines, or altered.",
+            err=True,
+        )
+    for name, result in (("A", found.a), ("B", found.b)):
+        if result.mixed_code:
+            differ = ", ".join(result.mixed_code)
+            click.echo(f"Mixed code: steps or seeds of {name} differ in {differ}.")
     if 1 in (len(found.a.seeds), len(found.b.seeds)):
         click.echo("One seed only: this says nothing of other seeds.")

@@ -235,9 +235,16 @@ def _init(path: Path, run: Path | None, benchmark: str | None) -> None:
 
 def _print_places(places: list[Place]) -> None:
     from avbench.leaderboard.entry import Reported
-    from avbench.leaderboard.render import accuracy_text, forgetting_text, standing_text
+    from avbench.leaderboard.ranking import unequal_values
+    from avbench.leaderboard.render import (
+        accuracy_text,
+        forgetting_text,
+        kept_text,
+        standing_text,
+    )
 
-    columns = ["rank", "entry", "input", "features", "mean accuracy", "average forgetting"]
+    columns = ["rank", "entry", "input", "features", "values", "mean accuracy"]
+    columns += ["average forgetting", "exemplars + checkpoint, MB"]
     rows = []
     for place in places:
         entry = place.entry
@@ -248,9 +255,13 @@ def _print_places(places: list[Place]) -> None:
                 entry.name,
                 entry.modality,
                 place.features,
+                place.values,
                 accuracy_text(place),
                 forgetting_text(place),
+                kept_text(place),
                 standing_text(place) + source,
             ]
         )
     print_table([*columns, "standing"], rows)
+    for warning in unequal_values(places):
+        click.echo(f"Warning: {warning}.", err=True)

@@ -71,6 +71,8 @@ class Comparison:
             "access": {"a": self.a.config["access"], "b": self.b.config["access"]},
             "coverage": self.a.coverage,
             "seeds": {"a": self.a.seeds, "b": self.b.seeds},
+            "mixed_code": {"a": self.a.mixed_code, "b": self.b.mixed_code},
+            "features_hash": {"a": self.a.features_hash, "b": self.b.features_hash},
             "differences": {
                 name: {
                     "definition": definition(name),

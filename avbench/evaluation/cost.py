@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
 import time
 from contextlib import suppress
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import avbench
 from avbench.evaluation.result import Environment, GitState
 from avbench.learning.method import Method
 from avbench.learning.stopwatch import Stopwatch
-
-_RECORDED = ("avbench", "av", "numpy", "pyarrow", "safetensors", "torch")
 
 
 class Meter:
@@ -73,7 +74,8 @@ def _peak_memory() -> int:
 
 
 def environment_of(method_class: type[Method]) -> Environment:
-    """Record the machine, the packages, and the state of the method's code."""
+    """Record the machine, the packages, and the state of the code: avbench's and the method's."""
+    package = Path(avbench.__file__).resolve()
     return Environment(
         python=platform.python_version(),
         platform=platform.platform(),
@@ -81,24 +83,67 @@ def environment_of(method_class: type[Method]) -> Environment:
         cpu_count=os.cpu_count(),
         torch_threads=torch.get_num_threads(),
         gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        packages={name: version(name) for name in _RECORDED},
+        packages=packages(),
         git=_git_state(Path(inspect.getfile(method_class)).resolve()),
+        avbench_git=_git_state(package),
+        avbench_hash=_hash_sources(package.parent),
     )
+
+
+def packages() -> dict[str, str]:
+    """Return the versions of avbench, of what it requires, and of all else that is loaded."""
+    loaded = {name.partition(".")[0] for name in list(sys.modules)}
+    names = {name for module in loaded for name in _distributions().get(module, ())}
+    found = {re.sub("[-_.]+", "-", name).lower(): _version(name) for name in names | _required()}
+    return {name: known for name, known in sorted(found.items()) if known}
+
+
+@cache
+def _required() -> frozenset[str]:
+    """Return the names of avbench and of what it requires."""
+    needed = [each for each in requires("avbench") or () if "extra ==" not in each]
+    return frozenset(["avbench", *(re.split(r"[^\w.-]", each)[0] for each in needed)])
+
+
+@cache
+def _distributions() -> dict[str, list[str]]:
+    """Return which packages have a module."""
+    return dict(packages_distributions())
+
+
+@cache
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def _hash_sources(package: Path) -> str:
+    """Return the SHA-256 of all code in a folder, as it was when first asked."""
+    found = hashlib.sha256()
+    for path in sorted(p for p in package.rglob("*") if p.suffix in (".py", ".c")):
+        content = path.read_bytes()
+        found.update(f"{path.relative_to(package)} {len(content)}\n".encode() + content)
+    return found.hexdigest()
 
 
 @cache
 def _git_state(file: Path) -> GitState | None:
     """Return the state of the checkout that tracks a file, as it was when first asked."""
 
-    def git(*arguments: str) -> str:
+    def git(*arguments: str) -> bytes:
         command = ["git", "-C", str(file.parent), *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=60
-        ).stdout.strip()
+        return subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
 
     try:
         git("ls-files", "--error-unmatch", file.name)
-        modified = git("status", "--porcelain", "--untracked-files=no") != ""
-        return GitState(commit=git("rev-parse", "HEAD"), modified=modified)
+        changes = git("diff", "--no-ext-diff", "--no-textconv", "--full-index", "HEAD")
+        return GitState(
+            commit=git("rev-parse", "HEAD").decode().strip(),
+            modified=changes != b"",
+            changes=hashlib.sha256(changes).hexdigest() if changes else None,
+        )
     except (OSError, subprocess.SubprocessError):
         return None

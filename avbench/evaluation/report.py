@@ -32,7 +32,13 @@ _COLUMNS = (
     "average forgetting",
     "last accuracy",
     "exemplars",
+    "exemplars, MB",
+    "checkpoint, MB",
     "s/seed",
+)
+_STORED = (
+    "Exemplars are the features of the clips kept, checkpoint is all else that is kept of what was"
+    " learned, the network included: the most after any step."
 )
 _TIES = (
     "In %, mean over seeds ± one standard deviation, with the 95 % t-interval of the mean accuracy."
@@ -49,7 +55,7 @@ class Row:
     Attributes:
         label: The method, with what tells it from others of that name.
         result: What the run found.
-        standing: "bound", "best", "tie with the best", "below the best", or why none is known.
+        standing: "bound", "not ranked", "best", "tie with the best" or "below the best".
         confusion: See `step_confusion`, mean over seeds as shares of a row; None where not known.
     """
 
@@ -62,6 +68,11 @@ class Row:
     def joint(self) -> bool:
         """Whether the method sees the data of all seen classes."""
         return bool(self.result.config["access"] == "joint")
+
+    @property
+    def values(self) -> str:
+        """Hash of the values of the features, shortened."""
+        return self.result.features_hash[:12]
 
     @property
     def marked(self) -> str:
@@ -77,6 +88,7 @@ class Row:
         """Return the cells of `_COLUMNS`."""
         accuracy, forgetting = self.result.metric("mean_accuracy"), self.forgetting()
         low, high = accuracy.interval
+        stored = self.result.stored_bytes
         return [
             self.marked,
             self.standing,
@@ -86,6 +98,8 @@ class Row:
             _spread(forgetting, "±") if forgetting else "-",
             _spread(self.result.metric("last_accuracy"), "±"),
             str(self.result.config["memory"]),
+            f"{self.result.exemplar_bytes / 1e6:.1f}",
+            "-" if stored is None else f"{sum(stored.values()) / 1e6:.1f}",
             f"{np.mean(list(self.result.seconds.values())):.1f}",
         ]
 
@@ -95,8 +109,11 @@ class Row:
             "label": self.label,
             "access": self.result.config["access"],
             "standing": self.standing,
+            "features_hash": self.result.features_hash,
             "metrics": {name: self.result.metric(name).to_json() for name in METRICS},
             "seconds": {str(seed): s for seed, s in self.result.seconds.items()},
+            "exemplar_bytes": self.result.exemplar_bytes,
+            "stored_bytes": self.result.stored_bytes,
             "confusion_between_steps": None if self.confusion is None else self.confusion.tolist(),
         }
 
@@ -127,6 +144,11 @@ class Group:
         return ", ".join(f"{100 * share:.2f} % ({split})" for split, share in shares.items())
 
     @property
+    def values_differ(self) -> bool:
+        """Whether runs had features of the same preset, but of other values."""
+        return len({row.result.features_hash for row in self.rows}) > 1
+
+    @property
     def facts(self) -> str:
         """What the numbers hold for, shortened."""
         hashes = {
@@ -134,7 +156,9 @@ class Group:
             "preset": self.terms["preset_hash"],
             "test clips": self.terms["test clips"],
         }
-        return ", ".join(f"{name} {value[:12]}" for name, value in hashes.items())
+        values = " and ".join(dict.fromkeys(row.values for row in self.rows))
+        facts = [f"{name} {value[:12]}" for name, value in hashes.items()]
+        return ", ".join([*facts, f"values of the features {values}"])
 
     def to_json(self) -> dict[str, Any]:
         """Return the group for JSON."""
@@ -258,17 +282,18 @@ def _rows(members: Sequence[_Member]) -> tuple[Row, ...]:
     """Rank comparable runs by mean accuracy, and say which the best one is better than."""
     ranked = sorted(members, key=lambda m: (-m.result.metric("mean_accuracy").mean, m.label))
     outcomes = [read_outcomes(m.run, m.result) for m in ranked]
-    joint = [m.result.config["access"] == "joint" for m in ranked]
-    best = joint.index(False) if False in joint else None
+    best: Outcomes | None = None
     rows = []
-    for number, member in enumerate(ranked):
-        if joint[number]:
+    for member, found in zip(ranked, outcomes, strict=True):
+        if member.result.config["access"] == "joint":
             standing = "bound"
-        elif best is None or number == best:
-            standing = "best"
+        elif member.result.mixed_code:
+            standing = "not ranked"
+        elif best is None:
+            best, standing = found, "best"
         else:
-            standing = _standing(outcomes[best], outcomes[number])
-        if not joint[number] and len(member.result.seeds) == 1:
+            standing = _standing(best, found)
+        if standing not in ("bound", "not ranked") and len(member.result.seeds) == 1:
             standing += " (one seed)"
         confusion = _confusion(member.run, member.result)
         rows.append(Row(member.label, member.result, standing, confusion))
@@ -292,10 +317,21 @@ def _confusion(run: Path, result: Result) -> Floats | None:
 
 
 def _notes(group: Group) -> list[str]:
-    notes = [_TIES]
+    notes = [_TIES, _STORED]
     if any("one seed" in row.standing for row in group.rows):
         notes.append(
             "One seed: who is better is about these runs, and says nothing of other seeds."
+        )
+    if group.values_differ:
+        values = ", ".join(f"{row.label} {row.values}" for row in group.rows)
+        notes.append(
+            f"The features differ in their values, under the same preset ({values}): they were made"
+            " on different machines, or altered."
+        )
+    if any(row.standing == "not ranked" for row in group.rows):
+        notes.append(
+            "Mixed code: not all steps and seeds were computed by the same code, so the run is not"
+            " ranked."
         )
     if any(row.confusion is None for row in group.rows):
         notes.append("Confusion between steps is not known: some classes have no test clip.")

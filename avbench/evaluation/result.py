@@ -34,7 +34,9 @@ from avbench.learning.stopwatch import Phase
 from avbench.resources import read_json
 from avbench.types import AvbenchError, Modality, Residency, Split
 
-FORMAT: Literal[3] = 3
+FORMAT: Literal[4] = 4
+# An older one that is read: what it lacks is null or empty.
+_BEFORE = 3
 
 Whole = Annotated[int, Field(ge=0, lt=2**53)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -111,9 +113,11 @@ class StepCost(_Record):
     peak_gpu_memory_bytes: Whole | None
     """Most memory that tensors took on the GPU during the step; null on a CPU."""
     trainable_parameters: Whole
-    """Numbers that gradients reach at the end of the step, in modules the method holds."""
+    """Numbers that gradients reach at the end of the step, wherever the method holds them."""
     stored_parameters: Whole
     """Numbers of the checkpoint: all that is kept of what was learned, beside exemplars."""
+    stored_bytes: dict[str, Whole] | None = None
+    """What they take, by the first part of their names; null if not known, as before format 4."""
     exemplars: ExemplarUse
     """What the memory holds at the end of the step."""
     residency: Residency
@@ -132,10 +136,12 @@ class GitState(_Record):
     """What was checked out."""
     modified: bool
     """Whether tracked files differed from it."""
+    changes: str | None = None
+    """SHA-256 of how they differed; null if they did not, and before format 4."""
 
 
 class Environment(_Record):
-    """Where a seed ran; of one that was taken up, where it ended."""
+    """Where a step ran."""
 
     python: str
     platform: str
@@ -145,8 +151,25 @@ class Environment(_Record):
     gpu: str | None
     """The first GPU, used or not; null without one."""
     packages: dict[str, str]
+    """Versions: of avbench, of what it requires, and of all else that was loaded."""
     git: GitState | None
     """Of the method's code; null where it is not in a checkout."""
+    avbench_git: GitState | None = None
+    """Of avbench's code, likewise; null before format 4."""
+    avbench_hash: str | None = None
+    """SHA-256 of avbench's source files; null before format 4."""
+
+    def other_code(self, other: Environment) -> list[str]:
+        """Return which parts of the code that computes are not those of another environment."""
+        shared = self.packages.keys() & other.packages.keys()
+        differ = {
+            "Python": self.python != other.python,
+            "avbench": self.avbench_hash != other.avbench_hash,
+            "the method's checkout": self.git != other.git,
+        }
+        return [part for part, differs in differ.items() if differs] + sorted(
+            name for name in shared if self.packages[name] != other.packages[name]
+        )
 
 
 class SeedRun(_Record):
@@ -155,16 +178,26 @@ class SeedRun(_Record):
     seed: Seed
     cost: list[StepCost]
     """By step."""
-    environment: Environment
+    environments: Annotated[list[Environment], Field(min_length=1)]
+    """By step; before format 4 one, of where the seed ended."""
     correct: list[list[Whole]]
     """[t][i]: how many test clips of step i's classes were classified correctly after step t."""
     total: list[Whole]
     """[i]: how many test clips step i's classes have."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_format_3(cls, record: Any) -> Any:
+        if isinstance(record, dict) and "environment" in record:
+            return record | {"environments": [record["environment"]]}
+        return record
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if len(self.cost) != self.matrix.steps:  # the matrix checks itself
             raise ValueError("cost must have one record a step")
+        if len(self.environments) not in (1, self.matrix.steps):
+            raise ValueError("environments must have one record a step")
         return self
 
     @cached_property
@@ -215,7 +248,7 @@ class Bootstrap(_Record):
 class Result(_Record):
     """One method on one benchmark, over seeds."""
 
-    format: Literal[3]
+    format: Literal[4]
     """Version of this schema."""
     config: Annotated[dict[str, Any], _AS_CONFIG]
     """As `Config`."""
@@ -243,6 +276,13 @@ class Result(_Record):
 
     @computed_field  # type: ignore[prop-decorator]
     @property
+    def mixed_code(self) -> list[str]:
+        """Which parts of the code were not the same for all steps and seeds: if any, not ranked."""
+        first, *others = (each for run in self.runs for each in run.environments)
+        return list(dict.fromkeys(part for other in others for part in first.other_code(other)))
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
     def metrics(self) -> dict[str, MetricSummary]:
         """Every metric over seeds, as the counts give it."""
         found = summarise(self.matrices.values())
@@ -264,6 +304,18 @@ class Result(_Record):
         return {run.seed: [s.exemplars.model_dump() for s in run.cost] for run in self.runs}
 
     @property
+    def exemplar_bytes(self) -> int:
+        """Most that the exemplar memory took, after any step of any seed."""
+        return max(step.exemplars.bytes for run in self.runs for step in run.cost)
+
+    @property
+    def stored_bytes(self) -> dict[str, int] | None:
+        """What the largest checkpoint takes, of any step of any seed; None if not known of all."""
+        stored = [step.stored_bytes for run in self.runs for step in run.cost]
+        known = [each for each in stored if each is not None]
+        return max(known, key=lambda each: sum(each.values())) if known == stored else None
+
+    @property
     def seeds(self) -> list[int]:
         """The seeds run."""
         return list(self.matrices)
@@ -279,9 +331,15 @@ class Result(_Record):
         return self.name + self.marks
 
     @property
+    def features_hash(self) -> str:
+        """SHA-256 of the values of the features."""
+        return str(self.config["features_hash"])
+
+    @property
     def marks(self) -> str:
-        """What a reader must know beside the name: joint access, and gaps in the data."""
+        """What a reader must know beside the name: joint access, gaps in the data, mixed code."""
         marks = ["joint access"] * (self.config["access"] == "joint") + ["partial"] * self.partial
+        marks += ["mixed code"] * (self.mixed_code != [])
         return f" ({', '.join(marks)})" if marks else ""
 
     def metric(self, name: str) -> Summary:
@@ -301,6 +359,8 @@ class Result(_Record):
         """
         remedy = "run avbench evaluate again"
         record = read_json(path, remedy=remedy)
+        if record.get("format") == _BEFORE:
+            record["format"] = FORMAT
         if record.get("format") != FORMAT:
             found = (
                 f"but format {record['format']!s:.20}" if "format" in record else "nor of another"

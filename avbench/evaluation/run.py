@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from avbench.evaluation import predictions
-from avbench.evaluation.cost import Meter, environment_of
+from avbench.evaluation.cost import Meter, environment_of, packages
 from avbench.evaluation.result import ExemplarUse, StepCost
 from avbench.evaluation.run_folder import (
     LAST_WRITTEN,
@@ -36,13 +36,13 @@ from avbench.evaluation.run_folder import (
     tidy,
     write_step,
 )
+from avbench.evaluation.stored import checked_state, stored_bytes
 from avbench.features.store import FeatureStore
 from avbench.learning.memory import ExemplarMemory
 from avbench.learning.method import Declaration, Method, Setup
 from avbench.learning.stopwatch import Stopwatch
 from avbench.learning.stream import Rows, Task, TaskStream
 from avbench.manifests.benchmark import Benchmark
-from avbench.resources import write_json
 from avbench.types import AvbenchError, Modality, ProtocolError, Report, Residency
 
 # How often accuracy on validation clips may be measured in a step of fewer epochs: each time tells
@@ -99,9 +99,11 @@ class Run:
         if (folder / LAST_WRITTEN).is_file():  # killed while tidying up
             tidy(folder)
             return
-        write_json(folder / "environment.json", environment_of(self.method_class).model_dump())
+        environment = environment_of(self.method_class)
         done, hashes = finished_steps(folder)
-        checkpoint = EpochCheckpoint(folder, self.checkpoint_epochs, self.device, step=len(done))
+        checkpoint = EpochCheckpoint(
+            folder, self.checkpoint_epochs, self.device, environment, step=len(done)
+        )
         middle = checkpoint.begun()
         log_path = folder / "log.jsonl"
         logged = middle["logged"] if middle else done[-1]["logged"] if done else 0
@@ -142,13 +144,14 @@ class Run:
                 _seed_everything(self.seed, task.step)
                 with _explained(folder, task.step, self.settings):
                     method.learn(task)
-                    state = _kept(method.state())
+                    state, trained = _learned(method)
                     with stopwatch("validation"):
                         predicted = self._predict(method, state, stream, task)
                 cost = StepCost(
                     **checkpoint.meter.read(),
-                    trainable_parameters=_trainable(method),
+                    trainable_parameters=trained,
                     stored_parameters=sum(tensor.numel() for tensor in state.values()),
+                    stored_bytes=stored_bytes(state),
                     exemplars=ExemplarUse(**stream.memory_use()._asdict()),
                     residency=stream.residency,
                     validation_questions=stream.questions.asked,
@@ -158,6 +161,8 @@ class Run:
                     "exemplars": stream.exemplars(),
                     "logged": logged,
                     "cost": cost.model_dump(),
+                    # By now more may be loaded.
+                    "environment": environment.model_dump() | {"packages": packages()},
                 }
                 hashes |= write_step(folder, task.step + 1, predicted, state, record)
                 done.append(record)
@@ -238,9 +243,11 @@ def _events(folder: Path | None, done: int) -> Iterator[Callable[[dict[str, Any]
         writer.close()
 
 
-def _kept(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what was learned as it is now: what a method gives changes with it."""
-    return {name: tensor.detach().clone() for name, tensor in state.items()}
+def _learned(method: Method) -> tuple[dict[str, Tensor], int]:
+    """Return what was learned as it is now, and the number of its trainable parameters."""
+    state, trained = checked_state(method)
+    # What a method gives changes with it.
+    return {name: tensor.detach().clone() for name, tensor in state.items()}, trained
 
 
 def _copied(method: Method) -> Method:
@@ -270,13 +277,6 @@ def _equal(one: Tensor, other: Tensor) -> bool:
         return False
     bits = (t.detach().reshape(-1).contiguous().view(torch.uint8) for t in (one, other))
     return torch.equal(*bits)
-
-
-def _trainable(method: Method) -> int:
-    """Count the parameters that gradients reach, in the modules a method holds."""
-    modules = [value for value in vars(method).values() if isinstance(value, nn.Module)]
-    parameters = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
-    return sum(parameter.numel() for parameter in parameters.values())
 
 
 def _seed_everything(seed: int, step: int) -> None:

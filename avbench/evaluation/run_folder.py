@@ -85,13 +85,15 @@ def read_run(
     remedy = f"delete {folder} and run again"
     cost = read_json(folder / "cost.json", remedy=remedy)
     environment = read_json(folder / "environment.json", remedy=remedy)
+    # Earlier versions of avbench kept one, of where the seed ended.
+    environments = environment.get("steps", [environment])
     try:
         table = predictions.read(folder / LAST_WRITTEN)
         matrix = predictions.matrix(table, benchmark.manifest, partial=partial)
         run = SeedRun(
             seed=seed,
             cost=[StepCost(**step) for step in cost["steps"]],
-            environment=Environment(**environment),
+            environments=[Environment(**each) for each in environments],
             correct=matrix.correct.tolist(),
             total=matrix.total.tolist(),
         )
@@ -130,15 +132,14 @@ def finished_steps(folder: Path) -> tuple[list[dict[str, Any]], dict[str, str | 
     """
     records: list[dict[str, Any]] = []
     hashes: dict[str, str | None] = {}
+    remedy = f"delete {folder} and run again"
     while (path := folder / f"step-{len(records) + 1}.json").is_file():
-        record = read_json(path, remedy=f"delete {folder} and run again")
-        if not {"exemplars", "logged", "cost", "sha256"} <= record.keys():
-            raise AvbenchError(f"{path}: not a finished step: delete {folder} and run again")
+        record = read_json(path, remedy=remedy)
+        if not {"exemplars", "logged", "cost", "environment", "sha256"} <= record.keys():
+            raise AvbenchError(f"{path}: not a finished step: {remedy}")
         for name, expected in record["sha256"].items():
             if _hash(folder / name) != expected:
-                raise AvbenchError(
-                    f"{folder / name}: not what was written: delete {folder} and run again"
-                )
+                raise AvbenchError(f"{folder / name}: not what was written: {remedy}")
         hashes |= record["sha256"] | {path.name: _hash(path)}
         records.append(record)
     return records, hashes
@@ -180,7 +181,8 @@ def summarise(
     """Bring what the steps left into the files of a finished run."""
     kept = [{key: record[key] for key in ("step", "exemplars")} for record in records]
     write_json(folder / "exemplars.json", kept)
-    write_json(folder / "cost.json", {"steps": [record["cost"] for record in records]})
+    for name in ("cost", "environment"):
+        write_json(folder / f"{name}.json", {"steps": [record[name] for record in records]})
     predictions.write(folder / LAST_WRITTEN, pa.concat_tables(tables))
 
 
@@ -212,6 +214,7 @@ class EpochCheckpoint:
     folder: Path
     every: int
     device: torch.device
+    environment: Environment
     step: int
     logged: int = 0
     meter: Meter = field(init=False)
@@ -225,22 +228,26 @@ class EpochCheckpoint:
         """Keep what training goes on from, in place of what was kept before."""
         known = {"step": self.step, "logged": self.logged, "cost": self.meter.read()}
         known["questions"] = self.questions.asked
+        known["environment"] = self.environment.model_dump()
         metadata = {"avbench": json.dumps(known | {"training": record})}
         with replacing(self.folder / _IN_THE_MIDDLE) as temporary:
             temporary.write_bytes(save(_on_cpu(tensors), metadata))
 
     def begun(self) -> dict[str, Any] | None:
-        """Return what is known of this step, if it was kept in the middle."""
+        """Return what is known of this step, if it was kept in the middle by the same code."""
         path = self.folder / _IN_THE_MIDDLE
         if not path.is_file():
             return None
         try:
             with safe_open(path, framework="pt") as file:
                 known: dict[str, Any] = json.loads(file.metadata()["avbench"])
+            # Earlier versions of avbench did not say by which code.
+            began = Environment(**known["environment"]) if "environment" in known else None
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise _no_checkpoint(path) from error
         # One of an earlier step is left where a run is killed right after that step.
-        return known if known["step"] == self.step else None
+        ours = began is not None and not began.other_code(self.environment)
+        return known if ours and known["step"] == self.step else None
 
     def read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Return what training goes on from, if this step was kept in the middle."""

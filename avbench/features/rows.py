@@ -7,6 +7,7 @@ the system's cache and not as memory of this process.
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import weakref
@@ -43,6 +44,8 @@ class NotFinite(AvbenchError):  # noqa: N818 - a finding, not a fault
 class RowReader:
     """Reads rows of a .npy file.
 
+    A copy, in this process or another, opens the file again; a forked process may go on reading.
+
     Args:
         fs: Where the file lies.
         path: The file, as `fs` names it.
@@ -63,11 +66,16 @@ class RowReader:
         self._start = _array_start(fs.cat_file(path, start=0, end=_HEADER), shape, dtype)
         if fs.size(path) < self._start + shape[0] * self._size:
             raise ValueError("cut short")
+        self._process = os.getpid()
         self._file: int | None = None
         if isinstance(fs, LocalFileSystem):
             self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             weakref.finalize(self, os.close, self._file)
             _pool()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The number of an open file means another file elsewhere, and here once this one is closed.
+        return type(self), (self._fs, self._path, self.shape, self.dtype)
 
     def read(self, rows: Rows, out: Floats | None = None) -> Floats:
         """Read rows, in the order asked for.
@@ -138,6 +146,8 @@ class RowReader:
     def _read_remote(self, rows: Rows, runs: Sequence[Rows], content: npt.NDArray[Any]) -> None:
         starts = [self._start + int(rows[run[0]]) * self._size for run in runs]
         ends = [start + len(run) * self._size for start, run in zip(starts, runs, strict=True)]
+        if self._process != os.getpid():  # forked, where the connections are another's
+            self._fs, self._process = copy.copy(self._fs), os.getpid()
         blocks = self._fs.cat_ranges([self._path] * len(runs), starts, ends)
         for run, block in zip(runs, blocks, strict=True):
             if isinstance(block, Exception):
@@ -156,6 +166,10 @@ def _pool() -> ThreadPoolExecutor:
         pool.submit(started.wait)
     started.wait()
     return pool
+
+
+# A forked process has none of the threads.
+os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def _array_start(head: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:

@@ -8,6 +8,7 @@ clips could not be encoded, `failed.json` says which and why.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,6 +54,9 @@ _BYTES_AT_A_TIME = 64 << 20
 @dataclass(frozen=True, eq=False)
 class FeatureStore:
     """The features of the clips of one benchmark under one preset.
+
+    It may be pickled, and read in forked processes, such as the workers of a `DataLoader`: a copy
+    opens the place again, and refuses other features than these.
 
     Attributes:
         place: The folder or the URL where it lies.
@@ -158,6 +162,9 @@ class FeatureStore:
     def __len__(self) -> int:
         return len(self.clip_ids)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.folder or self.place, self.features_hash)
+
     def rows_of(self, clip_ids: Sequence[str]) -> Rows:
         """Return the row of every clip asked for, -1 where the store lacks it."""
         found = (self._row_of.get(clip_id, -1) for clip_id in clip_ids)
@@ -179,7 +186,7 @@ class FeatureStore:
         Raises:
             AvbenchError: If it is missing, or another array.
         """
-        return _reader(self._fs, f"{self._root}/{name}", shape, dtype)
+        return _reader(self._file_system(), f"{self._root}/{name}", shape, dtype)
 
     def read(self, row: int) -> tuple[Floats, Floats]:
         """Read one clip: audio (dim,) and visual tokens (frames * cells, dim)."""
@@ -222,11 +229,15 @@ class FeatureStore:
                 rows = np.arange(len(found), min(len(found) + at_a_time, len(self)))
                 found += pool.map(digest, self.audio(rows), self.visual(rows))
                 report("checking features", len(found), len(self))
-        written = _read_digests(self._fs, self._root)
+        written = _read_digests(self._file_system(), self._root)
         if _hash_digests(written or found) != self.features_hash:
             part = "index.parquet" if written else "visual.npy"
             raise _broken(f"{self._root}/{part}", "not what was written")
         return [c for c, w, f in zip(self.clip_ids, written or found, found, strict=True) if w != f]
+
+    def _file_system(self) -> AbstractFileSystem:
+        """Return the file system; in a forked process, one of its own."""
+        return copy.copy(self._fs)
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
@@ -402,9 +413,17 @@ def _hash_digests(digests: Sequence[bytes]) -> str:
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
+def _reopen(place: Path | str, features_hash: str) -> FeatureStore:
+    """Open a store that was pickled."""
+    store = FeatureStore.open(place, remedy="put the features back")
+    if store.features_hash != features_hash:
+        raise AvbenchError(f"{place}: holds other features than it did: open it again")
+    return store
+
+
 def _locate(place: Path | str) -> tuple[AbstractFileSystem, str]:
     if isinstance(place, Path):
-        return LocalFileSystem(), str(place)
+        return LocalFileSystem(), str(place.absolute())
     try:
         fs, root = url_to_fs(place)
     except (ImportError, ValueError) as error:

@@ -118,6 +118,7 @@ Author = Annotated[
 Preset = Annotated[str, Field(min_length=1, max_length=70), AfterValidator(_preset)]
 Url = Annotated[str, Field(max_length=500, pattern=_URL), AfterValidator(_host_as_shown)]
 Hash = Annotated[str, Field(pattern=_HASH)]
+Bytes = Annotated[int, Field(ge=0, lt=2**53)]
 Digest = Annotated[
     Hash | None, Field(description="SHA-256 of the rest of the entry and its board's benchmark")
 ]
@@ -149,6 +150,13 @@ class Submission(Record):
         description="incremental, or joint for a bound that sees the data of all seen classes"
     )
     exemplars: int = Field(ge=0, lt=10**9, description="capacity of the exemplar memory, in clips")
+    exemplar_bytes: Bytes | None = Field(
+        default=None, description="most that the features of exemplars take, in bytes, if known"
+    )
+    stored_bytes: Bytes | None = Field(
+        default=None,
+        description="most that a checkpoint takes, the network included, in bytes, if known",
+    )
     pretraining: Text = Field(
         description="data that encoders or network were trained on before, or none"
     )
@@ -158,6 +166,9 @@ class Submission(Record):
     )
     preset_hash: Hash | None = Field(
         default=None, description="of the feature store; an entry without one does not compete"
+    )
+    features_hash: Hash | None = Field(
+        default=None, description="of the values of the features, if avbench made them"
     )
     coverage: float = Field(
         gt=0, le=1, description="share of the clips of train and val that were there"

@@ -44,6 +44,30 @@ class Place:
             return "-"
         return f"{self.entry.preset} ({(self.entry.preset_hash or 'no hash')[:8]})"
 
+    @property
+    def values(self) -> str:
+        """Hash of the values of the features, shortened; a dash where it is not known."""
+        known = isinstance(self.entry, Verified) and self.entry.features_hash
+        return known[:8] if known else "-"
+
+
+def unequal_values(found: Iterable[Place]) -> list[str]:
+    """Return a warning for each set of features of which competitors used different values."""
+    used: dict[str, dict[str, list[str]]] = {}
+    for place in found:
+        if place.rank is not None and place.values != "-":
+            names = used.setdefault(place.features, {}).setdefault(place.values, [])
+            names.append(place.entry.name)
+    warnings = []
+    for features, by_values in used.items():
+        if len(by_values) > 1:
+            known = [f"{values} ({', '.join(names)})" for values, names in by_values.items()]
+            warnings.append(
+                f"{features}: competitors used features of different values, made on different"
+                f" machines or altered: {'; '.join(known)}"
+            )
+    return warnings
+
 
 def estimate(score: Score) -> Estimate:
     """Return what entries stand by."""

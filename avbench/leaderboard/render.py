@@ -13,7 +13,7 @@ from typing import Any
 from avbench.leaderboard.board import Board
 from avbench.leaderboard.entry import Reported, Verified
 from avbench.leaderboard.evidence import kept
-from avbench.leaderboard.ranking import Place, estimate, places
+from avbench.leaderboard.ranking import Place, estimate, places, unequal_values
 from avbench.manifests.spec import load_spec, shipped_names
 from avbench.types import AvbenchError
 
@@ -83,8 +83,11 @@ def row(place: Place) -> dict[str, Any]:
         "seeds": len(entry.seeds),
         "preset": entry.preset,
         "features": place.features,
+        "features_hash": entry.features_hash,
         "pretraining": entry.pretraining,
         "exemplars": entry.exemplars,
+        "exemplar_bytes": entry.exemplar_bytes,
+        "stored_bytes": entry.stored_bytes,
         "seconds": entry.seconds,
         "accuracy_per_step": list(entry.accuracy_per_step),
         "accuracy_matrix": [list(accuracies) for accuracies in entry.accuracy_matrix],
@@ -102,6 +105,16 @@ def forgetting_text(place: Place) -> str:
     """Return the average forgetting in percent, or a dash."""
     forgetting = place.entry.average_forgetting
     return "-" if forgetting is None else f"{forgetting:.2f}"
+
+
+def kept_text(place: Place) -> str:
+    """Return what exemplars and the checkpoint take at most, in MB, or a dash."""
+    entry = place.entry
+    if not isinstance(entry, Verified):
+        return "-"
+    sizes = (entry.exemplar_bytes, entry.stored_bytes)
+    known = [f"{size / 1e6:.1f}" for size in sizes if size is not None]
+    return " + ".join(known) if len(known) == len(sizes) else "-"
 
 
 def standing_text(place: Place) -> str:
@@ -124,8 +137,9 @@ def _markdown(ranked: dict[str, list[Place]]) -> str:
             parts.append("No entries yet.")
             continue
         lines = [
-            "| rank | entry | method | input | features | accuracy | forgetting | exemplars | |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "| rank | entry | method | input | features | values | accuracy | forgetting"
+            " | exemplars | exemplars + checkpoint, MB | |",
+            "|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         for place in found:
             entry = place.entry
@@ -136,14 +150,17 @@ def _markdown(ranked: dict[str, list[Place]]) -> str:
                 f"[{_escaped(entry.method)}]({_address(entry.url)})",
                 entry.modality,
                 _escaped(place.features),
+                place.values,
                 accuracy_text(place),
                 forgetting_text(place),
                 exemplars,
+                kept_text(place),
                 standing_text(place)
                 + (f": {_escaped(entry.source)}" if isinstance(entry, Reported) else ""),
             ]
             lines.append(f"| {' | '.join(cells)} |")
         parts.append("\n".join(lines))
+        parts += [f"Warning: {_escaped(warning)}." for warning in unequal_values(found)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -167,6 +184,7 @@ def _html(ranked: dict[str, list[Place]]) -> str:
             "benchmark": benchmark,
             "title": load_spec(benchmark).title,
             "rows": [row(place) for place in found],
+            "warnings": unequal_values(found),
         }
         for benchmark, found in ranked.items()
     ]

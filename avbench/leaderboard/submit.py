@@ -112,15 +112,18 @@ def facts_of_run(run: Path) -> dict[str, Any]:
         AvbenchError: If it is not a finished run.
     """
     result = _result(run)
-    config = result.config
+    config, stored = result.config, result.stored_bytes
     return {
         "benchmark": config["benchmark"],
         "fingerprint": config["fingerprint"],
         "modality": config["modality"],
         "access": config["access"],
         "exemplars": config["memory"],
+        "exemplar_bytes": result.exemplar_bytes,
+        "stored_bytes": None if stored is None else sum(stored.values()),
         "preset": preset_of(config["preset"]),
         "preset_hash": config["preset_hash"],
+        "features_hash": config["features_hash"],
         "coverage": min(result.coverage.values()),
         "seconds": round(sum(result.seconds.values()) / len(result.seconds), 1) or None,
     }
@@ -154,6 +157,11 @@ def from_run(run: Path, submission: Submission) -> Candidate:
             numbers do not follow from its predictions.
     """
     result = _result(run)
+    if result.mixed_code:
+        raise AvbenchError(
+            f"{run}: its steps or seeds differ in {', '.join(result.mixed_code)}, and mixed code is"
+            " not ranked: run it again by avbench evaluate --force"
+        )
     facts = facts_of_run(run)
     for name, fact in facts.items():
         if (said := getattr(submission, name)) != fact:

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from avbench.learning.snapshot import Snapshot
+
 State = dict[str, Tensor]
 
 
@@ -39,7 +41,7 @@ class Training:
         network: What is trained.
         optimizer: Over its parameters.
         schedule: Of the learning rate.
-        random: The method's own generator.
+        beside: What the method holds beside the network.
         epochs: How many are done.
         best_accuracy: On validation clips, of the best epoch so far.
         best: The network's state then; None if no epoch was better than nothing.
@@ -48,7 +50,7 @@ class Training:
     network: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
-    random: random.Random
+    beside: Snapshot
     epochs: int = 0
     best_accuracy: float = 0.0
     best: State | None = None
@@ -59,8 +61,13 @@ class Training:
             self.best_accuracy, self.best = accuracy, copy.deepcopy(self.network.state_dict())
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """Put everything away."""
-        tensors = _prefixed("network", self.network.state_dict())
+        """Put everything away.
+
+        Raises:
+            AvbenchError: If the method holds something that cannot be kept.
+        """
+        beside, content = self.beside.write()
+        tensors = _prefixed("beside", beside) | _prefixed("network", self.network.state_dict())
         tensors |= _prefixed("best", self.best or {})
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors |= _prefixed(f"optimizer.{number}", state)
@@ -74,7 +81,7 @@ class Training:
             "learning_rates": [group["lr"] for group in self.optimizer.param_groups],
             "numpy": [name, np.asarray(keys).tolist(), *position],
             "random": random.getstate(),
-            "random_of_method": self.random.getstate(),
+            "beside": content,
         }
         checkpoint.write(tensors, record)
 
@@ -99,8 +106,9 @@ class Training:
         if "generator_gpu" in tensors:
             torch.cuda.set_rng_state(tensors["generator_gpu"].cpu())
         np.random.set_state(tuple(record["numpy"]))  # noqa: NPY002
-        random.setstate(_state_of_random(record["random"]))
-        self.random.setstate(_state_of_random(record["random_of_method"]))
+        version, words, gauss = record["random"]
+        random.setstate((version, tuple(words), gauss))
+        self.beside.read(_under("beside", tensors), record["beside"])
 
 
 def _prefixed(prefix: str, state: Mapping[str, Tensor]) -> State:
@@ -110,9 +118,3 @@ def _prefixed(prefix: str, state: Mapping[str, Tensor]) -> State:
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> State:
     start = f"{prefix}/"
     return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-
-
-def _state_of_random(record: list[Any]) -> tuple[Any, ...]:
-    """Return as tuples what JSON made lists of."""
-    version, words, gauss = record
-    return version, tuple(words), gauss

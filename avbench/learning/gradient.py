@@ -25,6 +25,7 @@ from avbench.learning.classifiers import Classifier, LinearClassifier
 from avbench.learning.losses import Variant
 from avbench.learning.method import Setup
 from avbench.learning.network import Activation, AudioVisualNet, Output
+from avbench.learning.snapshot import Snapshot
 from avbench.learning.stream import Batch, Clips, Rows, Task
 from avbench.learning.teaching import Lessons
 from avbench.types import AvbenchError, Modality, UsageError
@@ -223,7 +224,8 @@ class GradientMethod(ABC):
         """Train on one step.
 
         Raises:
-            AvbenchError: If the loss or a weight becomes NaN or infinite.
+            AvbenchError: If the loss or a weight becomes NaN or infinite, or a checkpoint in the
+                middle of the step cannot keep what the method holds.
         """
         self.seed(task.step)
         self.start(task)
@@ -233,7 +235,9 @@ class GradientMethod(ABC):
             weight_decay=self.settings.weight_decay,
         )
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, self.settings.milestones)
-        training = Training(self.network, optimizer, schedule, self.random)
+        weights = self.network.state_dict(keep_vars=True).values()
+        beside = Snapshot(self, apart=[self.settings, self.setup, *weights])
+        training = Training(self.network, optimizer, schedule, beside)
         if self.setup.checkpoint:
             training.read(self.setup.checkpoint)
         for epoch in range(training.epochs, self.settings.epochs):
@@ -257,6 +261,11 @@ class GradientMethod(ABC):
                 training.keep_best(accuracy or 0.0)
             training.epochs += 1
             if self.setup.checkpoint and self.setup.checkpoint.due(training.epochs):
+                if task.remembered:  # which resuming would not do again
+                    raise AvbenchError(
+                        "--checkpoint-epochs cannot keep a step whose exemplars were kept already:"
+                        " call task.remember in finish(), or leave --checkpoint-epochs out"
+                    )
                 training.write(self.setup.checkpoint)
         if training.best is not None:
             self.network.load_state_dict(training.best)

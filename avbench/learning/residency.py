@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -261,3 +262,7 @@ def _free(device: torch.device) -> int:
 @cache
 def _reader() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="avbench-read-ahead")
+
+
+# A forked process has no such thread.
+os.register_at_fork(after_in_child=_reader.cache_clear)

@@ -315,6 +315,11 @@ class Task:
         """
         return Sweep(self.train, self._batches(order))
 
+    @property
+    def remembered(self) -> bool:
+        """Whether exemplars of this step's classes were kept."""
+        return self.train in _MEMORY and _MEMORY[self.train][0].holds(self.old_classes)
+
     def remember(self, select: Select) -> None:
         """Keep exemplars of this step's classes for the steps to come.
 

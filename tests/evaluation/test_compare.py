@@ -218,6 +218,22 @@ def test_a_run_ties_with_itself_and_one_seed_says_so(runs, avbench, tmp_path):
 
 
 @pytest.mark.slow
+def test_features_of_other_values_are_compared_with_a_warning(runs, avbench, tmp_path):
+    a, b = runs
+    same = avbench("compare", a, b)
+    assert "Warning" not in same.stderr
+    values = json.loads((a / "result.json").read_text())["config"]["features_hash"]
+    assert f"values of the features: A {values[:8]}, B {values[:8]}" in same.stdout
+    shutil.copytree(b, tmp_path / "other")
+    edit(tmp_path / "other", config={"features_hash": "f" * 64})
+    other = avbench("compare", a, tmp_path / "other")
+    assert "Warning: the features of A and B differ in their values" in other.stderr
+    assert f"A {values[:8]}, B ffffffff" in other.stdout
+    record = json.loads(avbench("compare", a, tmp_path / "other", "--json").stdout)
+    assert record["features_hash"] == {"a": values, "b": "f" * 64}
+
+
+@pytest.mark.slow
 def test_runs_that_are_not_comparable_are_refused_in_one_line(runs, avbench, tmp_path):
     a, b = runs
     other = {"train": 1.0, "val": 1.0, "test": 0.75}

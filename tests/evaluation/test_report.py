@@ -110,7 +110,22 @@ def test_every_number_is_of_the_runs(runs, tmp_path):
         assert (tmp_path / "report" / target).is_file()
     header, rule, *body = [line for line in markdown.splitlines() if line.startswith("|")]
     assert len(body) == 3
-    assert {line.count("|") for line in (header, rule, *body)} == {10}
+    assert {line.count("|") for line in (header, rule, *body)} == {12}
+
+
+def test_features_of_other_values_share_a_table_with_a_warning(runs, tmp_path):
+    (group,) = report(runs, tmp_path / "same")
+    values = group.rows[0].result.features_hash[:12]
+    assert group.facts.endswith(f", values of the features {values}")
+    other = copied(runs[2], tmp_path / "other", features_hash="f" * 64)
+    (group,) = report([*runs[:2], other], tmp_path / "report")
+    assert {values, "f" * 12} <= set(group.facts.split())
+    assert [row.to_json()["features_hash"] for row in group.rows].count("f" * 64) == 1
+    for page in ("report.md", "report.html"):
+        text = (tmp_path / "report" / page).read_text()
+        assert "The features differ in their values" in text
+        assert f"avcil {'f' * 12}" in text
+        assert "differ in their values" not in (tmp_path / "same" / page).read_text()
 
 
 def test_the_same_runs_make_the_same_bytes(runs, tmp_path):
@@ -218,7 +233,7 @@ def test_names_are_text_wherever_they_stand(runs, tmp_path):
     assert r"\<script\>" in markdown
     assert r"\!\[x\]" in markdown
     rows = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in rows} == {10}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in rows} == {12}
     line = next(line for line in latex(group).splitlines() if "script" in line)
     assert r"|\$x\_1\$ \& 100 \% \textbackslash{} \#\{\}\textasciitilde{}\textasciicircum{}" in line
     assert len(re.findall(r"(?<!\\)&", line)) == 2

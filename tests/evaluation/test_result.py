@@ -6,16 +6,21 @@ import json
 import re
 import shutil
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from avbench import registry
+from avbench.evaluation import cost as costs
 from avbench.evaluation import predictions
+from avbench.evaluation.compare import compare
 from avbench.evaluation.evaluator import evaluate
 from avbench.evaluation.metrics import METRICS
-from avbench.evaluation.result import Result, schema
+from avbench.evaluation.report import report
+from avbench.evaluation.result import GitState, Result, schema
 from avbench.evaluation.statistics import bootstrap, percentile_interval
 from avbench.types import AvbenchError
 
@@ -96,6 +101,9 @@ def test_a_result_says_what_every_step_cost(run):
             stored = sum(array.size for array in weights.values())
             # All of this network is trained, and nothing else is kept.
             assert cost.stored_parameters == cost.trainable_parameters == stored
+            assert sum(cost.stored_bytes.values()) == sum(
+                array.nbytes for array in weights.values()
+            )
             assert cost.seconds > 0
             # Python with torch takes more than 50 MB; a machine has less than 10 TB.
             assert 50e6 < cost.peak_memory_bytes < 1e13
@@ -165,9 +173,9 @@ def put(value, *keys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (put(1, "format"), "avbench in format 3, but format 1: run avbench evaluate again"),
+        (put(1, "format"), "avbench in format 4, but format 1: run avbench evaluate again"),
         (put("x" * 99, "format"), "but format x{20}:"),
-        (remove("format"), "avbench in format 3, nor of another:"),
+        (remove("format"), "avbench in format 4, nor of another:"),
         (remove("config", "access"), r"\(config.access: Field required\)"),
         (put("all", "config", "access"), "config.access"),
         (put(2.0, "coverage", "test"), "coverage.test"),
@@ -214,7 +222,7 @@ def test_the_checkout_of_a_method_is_recorded(tiny, with_features, tmp_path):
         method = f"{folder / 'mine.py'}:Mine"
         out = tmp_path / f"run-{folder.name}"
         result = evaluate(benchmark, method, seeds=[0], out=out, settings=QUICK | {"epochs": "1"})
-        return result.runs[0].environment.git
+        return result.runs[0].environments[-1].git
 
     for name in ("none", "clean", "modified"):
         folder = tmp_path / name
@@ -231,11 +239,175 @@ def test_the_checkout_of_a_method_is_recorded(tiny, with_features, tmp_path):
         assert state.commit == git(tmp_path / name, "rev-parse", "HEAD")
         assert re.fullmatch("[0-9a-f]{40}", state.commit)
         assert state.modified == (name == "modified")
+        assert (state.changes is None) == (name == "clean")
     # Beside tracked files, but not one of them.
     shutil.copy(tmp_path / "none" / "mine.py", tmp_path / "clean" / "other.py")
     method = f"{tmp_path / 'clean' / 'other.py'}:Mine"
     result = evaluate(benchmark, method, seeds=[0], out=tmp_path / "o", settings={"epochs": "1"})
-    assert result.runs[0].environment.git is None
+    assert result.runs[0].environments[-1].git is None
+
+
+def test_every_step_says_by_which_code_it_was_computed(run):
+    for seed_run in Result.read(run / "result.json").runs:
+        assert len(seed_run.environments) == 3
+        for environment in seed_run.environments:
+            libraries = {
+                "avbench",
+                "torch",
+                "numpy",
+                "scipy",
+                "scikit-learn",
+                "timm",
+                "transformers",
+            }
+            assert libraries | {"pytest"} <= environment.packages.keys()
+            assert environment.packages["torch"] == version("torch")
+            assert re.fullmatch("[0-9a-f]{64}", environment.avbench_hash)
+            if (ROOT / ".git").exists():
+                assert environment.avbench_git.commit == git(ROOT, "rev-parse", "HEAD")
+
+
+@pytest.fixture
+def checkout(tiny, with_features, tmp_path):
+    """A method in a checkout, beside another file that it may use."""
+    with_features(tiny())
+    folder = tmp_path / "method"
+    folder.mkdir()
+    (folder / "helper.py").write_text("A = 1\n")
+    (folder / "mine.py").write_text(
+        "from reference_methods.finetune import FineTuning\n"
+        "class Mine(FineTuning):\n    recipes = None\n    stop = None\n"
+        "    def validate(self, task):\n"
+        "        Mine.epochs = [*getattr(Mine, 'epochs', []), task.step]\n"
+        "        if Mine.epochs.count(task.step) == 3 and Mine.stop == task.step:\n"
+        "            raise KeyboardInterrupt\n"
+        "        return super().validate(task)\n"
+    )
+    git(folder, "init", "-q")
+    git(folder, "add", ".")
+    git(folder, "commit", "-q", "-m", "Add a method")
+    return folder
+
+
+def stopped_and_resumed(benchmark, checkout, out, step, change, monkeypatch):
+    """Stop a run in the middle of a step, change something, and resume it."""
+    mine = registry.load("methods", f"{checkout / 'mine.py'}:Mine")
+    monkeypatch.setattr(registry, "load", lambda group, name: mine)
+
+    def evaluated(**options):
+        settings = QUICK | {"epochs": "4"}
+        return evaluate(benchmark, "mine", seeds=[0], out=out, settings=settings, **options)
+
+    mine.stop, mine.epochs = step, []
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(checkpoint_epochs=1)
+    change()
+    costs._git_state.cache_clear()  # which each process asks once
+    mine.stop, mine.epochs = None, []
+    return evaluated(), mine.epochs
+
+
+def test_a_run_resumed_with_other_code_says_so_and_is_not_ranked(
+    tiny, checkout, avbench, tmp_path, monkeypatch
+):
+    def edit():
+        (checkout / "helper.py").write_text("A = 2\n")
+
+    edit()  # the same commit, modified before and after
+    out = tmp_path / "run"
+
+    def edit_again():
+        (checkout / "helper.py").write_text("A = 3\n")
+
+    result, epochs = stopped_and_resumed(tiny(), checkout, out, 1, edit_again, monkeypatch)
+    assert result.mixed_code == ["the method's checkout"]
+    assert result.label.endswith("(mixed code)")
+    before, *after = result.runs[0].environments
+    assert {each.git.changes for each in after} != {before.git.changes}
+    # A step in the middle is not finished by other code than began it.
+    assert epochs.count(1) == 4
+    (group,) = report([out], tmp_path / "report")
+    assert group.rows[0].standing == "not ranked"
+    assert "Mixed code" in (tmp_path / "report" / "report.md").read_text()
+    text = avbench("compare", out, out).stdout
+    assert "Mixed code: steps or seeds of A differ in the method's checkout." in text
+
+
+def test_a_run_resumed_with_the_same_code_is_as_one_that_was_not(
+    tiny, checkout, tmp_path, monkeypatch
+):
+    def nothing():
+        pass
+
+    result, epochs = stopped_and_resumed(tiny(), checkout, tmp_path / "a", 1, nothing, monkeypatch)
+    assert result.mixed_code == []
+    assert epochs.count(1) == 2  # the third, in which it was stopped, and the fourth
+    assert "mixed code" not in result.label
+
+
+def test_a_seed_that_began_anew_with_other_code_is_not_mixed(tiny, checkout, tmp_path, monkeypatch):
+    def edit():
+        (checkout / "helper.py").write_text("A = 2\n")
+
+    result, epochs = stopped_and_resumed(tiny(), checkout, tmp_path / "a", 0, edit, monkeypatch)
+    assert result.mixed_code == []
+    assert epochs.count(0) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"python": "3.99"}, "Python"),
+        ({"avbench_hash": "f" * 64}, "avbench"),
+        ({"git": None}, "the method's checkout"),
+        ({"packages": {"torch": "0.1"}}, "torch"),
+        ({"packages": {"only-there": "1"}, "gpu": "another"}, None),
+    ],
+)
+def test_seeds_of_other_code_are_mixed(run, change, part):
+    result = Result.read(run / "result.json")
+    ours = (
+        result.runs[1]
+        .environments[0]
+        .model_copy(update={"git": GitState(commit="c", modified=False)})
+    )
+    assert result.runs[0].environments[0].other_code(ours) != []
+    assert ours.other_code(ours.model_copy(update=change)) == ([part] if part else [])
+    record = result.to_json()
+    record["runs"][1]["environments"][2] |= {"python": "3.99"}
+    assert Result.model_validate(record).mixed_code == ["Python"]
+
+
+def test_results_of_format_3_are_read(avbench, tmp_path):
+    old = ROOT / "tests" / "golden" / "run-format-3"
+    result = Result.read(old / "result.json")
+    assert json.loads((old / "result.json").read_text())["format"] == 3
+    assert result.seeds == [0, 3]
+    assert [len(each.environments) for each in result.runs] == [1, 1]
+    assert result.stored_bytes is None
+    assert result.runs[0].cost[0].stored_parameters > 0
+    assert result.mixed_code == []
+    assert result.to_json()["format"] == 4
+    assert compare(old, old).differences["mean_accuracy"].better == "tie"
+    (group,) = report([old], tmp_path / "report")
+    assert group.rows[0].standing == "best"
+    assert f"{result.exemplar_bytes / 1e6:.1f} | - |" in (tmp_path / "report/report.md").read_text()
+
+
+def test_seeds_of_an_earlier_version_are_kept(tiny, with_features, tmp_path):
+    benchmark, out = tiny(), tmp_path / "run"
+    with_features(benchmark)
+    evaluate(benchmark, "ssil", seeds=[0], out=out, settings=QUICK)
+    cost, environment = out / "seed-0" / "cost.json", out / "seed-0" / "environment.json"
+    steps = json.loads(cost.read_text())["steps"]
+    for step in steps:
+        del step["stored_bytes"]
+    cost.write_text(json.dumps({"steps": steps}))
+    environment.write_text(json.dumps(json.loads(environment.read_text())["steps"][-1]))
+    result = evaluate(benchmark, "ssil", seeds=[0, 1], out=out, settings=QUICK)
+    assert [len(each.environments) for each in result.runs] == [1, 3]
+    assert result.stored_bytes is None
+    assert result.mixed_code == []
 
 
 def test_numbers_are_of_the_counts_not_of_what_the_file_claims(run):

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import subprocess
 import sys
 import time
+from collections import deque
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
 
 from avbench import registry
 from avbench.evaluation import evaluator
 from avbench.evaluation.evaluator import evaluate
 from avbench.evaluation.result import Result
 from avbench.types import AvbenchError, UsageError
+from reference_methods.icarl import ICaRLNME
 from reference_methods.ssil import SSIL
 from tests.helpers.processes import wait_for
 
@@ -58,7 +65,7 @@ def test_killed_at_random_moments(method, extra, benchmark, tmp_path):
 
     assert start("whole").wait() == 0
     moments = random.Random()
-    for sign in ("unfinished-seed-0/step-1.json", "unfinished-seed-1/environment.json"):
+    for sign in ("unfinished-seed-0/step-1.json", "unfinished-seed-1/log.jsonl"):
         process = start("run")
         wait_for((tmp_path / "run" / sign).is_file, process=process)
         time.sleep(moments.uniform(0, 0.1))
@@ -163,6 +170,142 @@ def test_a_step_in_the_middle_is_taken_up_there(benchmark, tmp_path, monkeypatch
     assert trained.count(2) == 6
     assert evidence(tmp_path / "run") == evidence(tmp_path / "whole")
     assert all(cost.seconds > 0 for cost in result.runs[0].cost)
+
+
+class Tracker:
+    def __init__(self):
+        self.total = torch.zeros(())
+
+
+class Beside(SSIL):
+    """Lets state of every kind that lies beside the network decide the loss."""
+
+    def start(self, task):
+        super().start(task)
+        self.average = copy.deepcopy(self.network).requires_grad_(False)
+        self.generators = [np.random.default_rng(task.step), np.random.RandomState(task.step)]
+        self.generator = torch.Generator().manual_seed(task.step)
+        self.scale = nn.Parameter(torch.ones(()))
+        self.own = torch.optim.SGD([self.scale], lr=0.1, momentum=0.9)
+        self.recent = deque(maxlen=3)
+        self.tracker = Tracker()
+        self.weights, self.by_class, self.calls = np.ones(2), {}, 0
+
+    def loss(self, batch, task):
+        logits = self.network(batch.audio, batch.visual).logits
+        with torch.no_grad():
+            old = self.average(batch.audio, batch.visual).logits
+            for mean, now in zip(self.average.parameters(), self.network.parameters(), strict=True):
+                mean.lerp_(now, 0.1)
+        self.calls += 1
+        self.network.calls = getattr(self.network, "calls", 0) + 1
+        self.by_class[int(batch.labels[0])] = logits.detach().mean()
+        self.recent.append(logits.mean().item())
+        self.tracker.total = self.tracker.total + 0.1
+        self.weights[0] *= 1.01
+        self.own.zero_grad()
+        (self.scale * logits.detach().square().mean()).backward()
+        self.own.step()
+        drawn = sum(each.random_sample() for each in self.generators[1:])
+        drawn += self.generators[0].random() + self.random.random()
+        drawn += torch.rand((), generator=self.generator).item()
+        held = sum(self.recent) + self.weights[0] + sum(self.by_class.values())
+        held += self.calls % 5 + self.network.calls % 3 + self.tracker.total + self.scale.detach()
+        weight = 1 + 0.01 * (held + drawn)
+        return weight * F.cross_entropy(logits, batch.labels) + (logits - old).square().mean()
+
+    def state(self):
+        return super().state() | {"scale": self.scale}
+
+    def restore(self, state, classes_per_step):
+        state.pop("scale")
+        super().restore(state, classes_per_step)
+
+
+def stopped(monkeypatch, method, step, epoch):
+    """Stop a method before it validates an epoch of a step, as Ctrl-C would."""
+    validate, done = method.validate, []
+
+    def stop(self, task):
+        done.append(task.step)
+        if task.step == step and done.count(step) == epoch:
+            raise KeyboardInterrupt
+        return validate(self, task)
+
+    monkeypatch.setattr(method, "validate", stop)
+
+
+def test_what_lies_beside_the_network_is_kept_in_the_middle_of_a_step(
+    benchmark, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(registry, "load", lambda group, name: Beside)
+
+    def run(out):
+        options = {"seeds": [0], "settings": QUICK, "checkpoint_epochs": 2}
+        evaluate(benchmark, "beside", out=tmp_path / out, **options)
+
+    run("whole")
+    for step, epoch in ((0, 3), (1, 4), (2, 6)):
+        with monkeypatch.context() as patch:
+            stopped(patch, Beside, step, epoch)
+            with pytest.raises(KeyboardInterrupt):
+                run("run")
+    run("run")
+    assert evidence(tmp_path / "run") == evidence(tmp_path / "whole")
+
+
+def test_means_are_there_for_a_step_whose_last_epoch_was_kept(benchmark, tmp_path, monkeypatch):
+    settings = QUICK | {"epochs": "2", "selection": "last"}
+
+    def run(out):
+        options = {"seeds": [0], "settings": settings, "checkpoint_epochs": 2}
+        evaluate(benchmark, "icarl-nme", out=tmp_path / out, **options)
+
+    def stop(self, task):
+        raise KeyboardInterrupt
+
+    run("whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(ICaRLNME, "finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run("run")
+    run("run")
+    assert evidence(tmp_path / "run") == evidence(tmp_path / "whole")
+
+
+class Iterating(SSIL):
+    def start(self, task):
+        super().start(task)
+        self.turns = iter(range(1000))
+
+
+class Early(SSIL):
+    def ready(self, task):
+        if not task.remembered:
+            super().finish(task)
+
+    def finish(self, task):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (Iterating, r"cannot keep self.turns, a range_iterator: make it in start\(\)"),
+        (Early, r"whose exemplars were kept already: call task.remember in finish\(\)"),
+    ],
+)
+def test_what_a_checkpoint_cannot_keep_is_refused_with_a_reason(
+    method, message, benchmark, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(registry, "load", lambda group, name: method)
+
+    def run(**options):
+        evaluate(benchmark, "own", seeds=[0], out=tmp_path / "run", settings=QUICK, **options)
+
+    with pytest.raises(AvbenchError, match=message):
+        run(checkpoint_epochs=2)
+    run()
 
 
 def test_a_damaged_checkpoint_is_one_line(benchmark, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ import pytest
 from avbench.evaluation.evaluator import evaluate
 from avbench.features.store import FeatureStore
 from avbench.types import AvbenchError
+from tests.helpers.processes import forked
 
 
 class Server(ThreadingHTTPServer):
@@ -100,6 +101,14 @@ def test_the_same_rows_from_everywhere(store, server, in_memory):
         np.testing.assert_array_equal(there.visual(rows), store.visual(rows))
         assert there.features_hash == store.features_hash
         assert there.damaged() == []
+
+
+def test_a_forked_process_opens_connections_of_its_own(store, server):
+    there = FeatureStore.open(server.url)
+    rows = np.array([7, 8, 100])
+    np.testing.assert_array_equal(there.visual(rows), store.visual(rows))
+    np.testing.assert_array_equal(forked(lambda: there.visual(rows)), store.visual(rows))
+    assert forked(there.damaged) == []
 
 
 def test_only_what_is_asked_for_is_fetched(store, server):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from torch.utils.data import DataLoader
 
 from avbench.features.store import FeatureStore, create, hash_preset
 from avbench.types import AvbenchError
+from tests.helpers.loading import collate
 
 DIM, FRAMES, CELLS = 8, 2, 3
 IDS = ["b", "-a", "c_1", "d"]
@@ -63,6 +66,55 @@ def test_order_and_duplicates_are_kept_and_absent_clips_marked(folder: Path) -> 
     rows = np.array([3, 0, 3])
     np.testing.assert_array_equal(store.audio(rows), features(4)[0][rows].astype(np.float16))
     np.testing.assert_array_equal(store.visual(rows), features(4)[1][rows].astype(np.float16))
+
+
+def test_a_copy_reads_the_same_file_when_the_original_is_closed(
+    folder: Path, tmp_path: Path
+) -> None:
+    write(tmp_path / "other", seed=1)
+    store, rows = FeatureStore.open(folder), np.arange(len(IDS))
+    expected = store.visual(rows)
+    pickled = pickle.dumps(store)
+    del store
+    other = FeatureStore.open(tmp_path / "other")  # now has the numbers of the closed files
+    np.testing.assert_array_equal(pickle.loads(pickled).visual(rows), expected)
+    assert not np.array_equal(other.visual(rows), expected)
+
+
+def test_a_copy_is_found_from_another_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    store = FeatureStore.open(Path("p"))
+    monkeypatch.chdir(tmp_path)
+    rows = np.arange(len(IDS))
+    again = pickle.loads(pickle.dumps(store))
+    np.testing.assert_array_equal(again.audio(rows), store.audio(rows))
+
+
+def test_a_copy_of_features_that_were_replaced_is_refused(folder: Path) -> None:
+    pickled = pickle.dumps(FeatureStore.open(folder))
+    write(folder, seed=1)
+    with pytest.raises(AvbenchError, match="p: holds other features than it did: open it again"):
+        pickle.loads(pickled)
+
+
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_workers_of_a_data_loader_read_the_features(folder: Path, start: str) -> None:
+    store = FeatureStore.open(folder)
+    # So many that several threads read them.
+    order = np.random.default_rng(0).integers(len(store), size=20_000)
+    expected = store.visual(order)
+    loader = DataLoader(
+        order.tolist(),
+        batch_size=len(order),
+        num_workers=1,
+        collate_fn=collate(store),
+        multiprocessing_context=start,
+        timeout=60,
+    )
+    (batch,) = loader
+    np.testing.assert_array_equal(batch.numpy(), expected)
 
 
 def test_single_precision_is_kept(tmp_path: Path) -> None:

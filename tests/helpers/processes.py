@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import subprocess
 import time
 from collections.abc import Callable, Iterable
@@ -43,3 +44,19 @@ def all_wait_for_a_lock(processes: Iterable[subprocess.Popen[Any]]) -> bool:
     lines = Path("/proc/locks").read_text().splitlines()
     waiting = {line.split()[5] for line in lines if "->" in line}
     return {str(process.pid) for process in processes} <= waiting
+
+
+def forked(function: Callable[[], T]) -> T:
+    """Return what a function returns in a forked process; fail if it takes a minute."""
+    context = multiprocessing.get_context("fork")
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: sending.send(function()))
+    process.start()
+    sending.close()
+    try:
+        assert receiving.poll(60), "the forked process hangs"
+        found: T = receiving.recv()
+        return found
+    finally:
+        process.kill()
+        process.join()

@@ -188,8 +188,25 @@ def test_markup_in_entries_stays_text(opened, boards, candidate):
     assert "*" not in markdown
     assert "`" not in markdown
     row = next(line for line in markdown.splitlines() if "| said |" in line)
-    assert row.count("|") == 10
+    assert row.count("|") == 12
     assert "](https://example.org/?a=%28b%29%5Bc%5D&lt;)" in row
+
+
+def test_what_was_stored_and_values_of_features_are_shown(opened, boards, candidate):
+    made = candidate(
+        preset_hash="1" * 64, features_hash="a" * 64, exemplar_bytes=3_140_000, stored_bytes=900_000
+    )
+    other = made.entry.model_copy(update={"name": "other", "features_hash": "b" * 64})
+    put(boards, made.data, made.entry, other)
+    markdown = render(boards)["README.md"]
+    (line,) = (line for line in markdown.splitlines() if "| mine |" in line)
+    assert "| filterbank &#40;11111111&#41; | aaaaaaaa |" in line
+    assert "| 60 | 3.1 + 0.9 |" in line
+    assert "Warning: filterbank &#40;11111111&#41;&#58; competitors used features" in markdown
+    page = opened(boards)
+    cells = page.locator("#board tbody tr").first.locator("td").all_inner_texts()
+    assert {"aaaaaaaa", "3.1", "0.9"} <= set(cells)
+    assert "bbbbbbbb (other)" in page.locator("#warnings").inner_text()
 
 
 def test_exported_text_is_never_a_formula(opened, boards, candidate, tmp_path):

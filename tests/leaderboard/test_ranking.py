@@ -10,7 +10,7 @@ from avbench.evaluation.statistics import Estimate, Outcomes
 from avbench.leaderboard import evidence
 from avbench.leaderboard.board import Board
 from avbench.leaderboard.entry import Metric, Reported
-from avbench.leaderboard.ranking import places
+from avbench.leaderboard.ranking import places, unequal_values
 
 
 @pytest.fixture
@@ -50,6 +50,22 @@ def test_what_an_interval_cannot_tell_apart_ties_and_ranks_count_entries(entry):
         ("c", "3"),
         ("d", "4"),
     ]
+
+
+def test_features_of_other_values_compete_with_a_warning(entry):
+    entries = (
+        entry("a", 90, 0, features_hash="a" * 64),
+        entry("b", 80, 0, features_hash="b" * 64),
+        entry("c", 70, 0, features_hash="a" * 64),
+        entry("d", 60, 0),
+        entry("e", 95, 0, features_hash="e" * 64, access="joint"),
+    )
+    assert stand(*entries) == [("a", "1"), ("b", "2"), ("c", "3"), ("d", "4"), ("e", "-")]
+    (warning,) = unequal_values(places(Board(benchmark="toy-ci", entries=entries), estimated))
+    assert warning.startswith("filterbank (no hash): competitors used features of different values")
+    assert warning.endswith("aaaaaaaa (a, c); bbbbbbbb (b)")
+    alike = Board(benchmark="toy-ci", entries=entries[2:])
+    assert unequal_values(places(alike, estimated)) == []
 
 
 def test_deviations_may_differ(entry):

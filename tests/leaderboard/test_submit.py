@@ -109,6 +109,13 @@ def test_an_embellished_result_is_refused(run, of_run):
     refused(lambda: from_run(run, of_run), "seed 0 of result.json is not what it predicted")
 
 
+def test_a_run_of_mixed_code_is_refused(run, of_run):
+    record = json.loads((run / "result.json").read_text())
+    record["runs"][1]["environments"][2]["packages"]["torch"] = "0.1"
+    (run / "result.json").write_text(json.dumps(record))
+    refused(lambda: from_run(run, of_run), "differ in torch, and mixed code is not ranked: run it")
+
+
 def test_choosing_among_seeds_is_refused(run, of_run):
     record = json.loads((run / "result.json").read_text())
     del record["runs"][0]

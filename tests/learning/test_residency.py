@@ -14,6 +14,7 @@ from avbench.learning import residency as module
 from avbench.learning.picked import tensor
 from avbench.learning.residency import Source, columns, settle
 from avbench.types import AvbenchError
+from tests.helpers.processes import forked
 
 CPU = torch.device("cpu")
 
@@ -47,6 +48,17 @@ def test_the_same_features_wherever_they_lie(store, readable, asked):
     batches = [np.array(b, dtype=np.int64) for b in ([4], [5, 3, 90], [], [60, 60], [3, 4, 5, 60])]
     for rows, found in zip(batches, source.sweep(batches), strict=True):
         same(found, store, rows, readable)
+
+
+def test_a_forked_process_reads_ahead_too(store):
+    source = settle(columns(store, "audio"), np.arange(90), CPU, "disk")
+    batches = [np.array([4, 3]), np.array([60])]
+
+    def read():
+        return [audio.numpy() for audio, _ in source.sweep(batches)]
+
+    for here, there in zip(read(), forked(read), strict=True):
+        np.testing.assert_array_equal(here, there)
 
 
 class Elsewhere(str):

@@ -16,6 +16,7 @@ const draw = (tag, attributes, text) => {
 };
 const missing = (value) => value === null || value === undefined;
 const fixed = (value, digits = 2) => (missing(value) ? "–" : value.toFixed(digits));
+const megabytes = (bytes) => (missing(bytes) ? "–" : fixed(bytes / 1e6, 1));
 const standing = (row) => [row.verified ? "✓ verified" : "", row.remark].filter(Boolean).join(", ");
 
 // Title, key to sort and export by, whether a number, text shown.
@@ -26,12 +27,15 @@ const columns = [
   { title: "Standing", key: standing, text: standing },
   { title: "Input", key: (r) => r.modality, text: (r) => r.modality },
   { title: "Features", key: (r) => r.features, text: (r) => r.features ?? "–" },
+  { title: "Values", key: (r) => r.features_hash, text: (r) => (r.features_hash ?? "–").slice(0, 8) },
   { title: "Mean accuracy", key: (r) => r.mean_accuracy, number: true,
     text: (r) => fixed(r.mean_accuracy) + (missing(r.std) ? "" : " ± " + fixed(r.std)) },
   { title: "Forgetting", key: (r) => r.average_forgetting, number: true, text: (r) => fixed(r.average_forgetting) },
   { title: "Last accuracy", key: (r) => r.last_accuracy, number: true, text: (r) => fixed(r.last_accuracy) },
   { title: "Seeds", key: (r) => r.seeds, number: true, text: (r) => r.seeds ?? "–" },
   { title: "Exemplars", key: (r) => r.exemplars, number: true, text: (r) => r.exemplars ?? "–" },
+  { title: "Exemplars, MB", key: (r) => r.exemplar_bytes, number: true, text: (r) => megabytes(r.exemplar_bytes) },
+  { title: "Checkpoint, MB", key: (r) => r.stored_bytes, number: true, text: (r) => megabytes(r.stored_bytes) },
   { title: "s/seed", key: (r) => r.seconds, number: true, text: (r) => fixed(r.seconds, 0) },
   { title: "Pre-training", key: (r) => r.pretraining, text: (r) => r.pretraining ?? "–", wrap: true },
   { title: "Authors or source", key: (r) => (r.authors ?? [r.source]).join("; "),
@@ -47,7 +51,7 @@ function shownRows() {
   const words = at("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
   const rows = board.rows.filter((row) => {
     // Features have a choice of their own, and a hash may hold any word.
-    const text = columns.filter((c) => c.title !== "Features").map((c) => c.text(row)).join(" ").toLowerCase();
+    const text = columns.filter((c) => !["Features", "Values"].includes(c.title)).map((c) => c.text(row)).join(" ").toLowerCase();
     return words.every((word) => text.includes(word))
       && (!at("modality").value || row.modality === at("modality").value)
       && (!at("preset").value || row.features === at("preset").value)
@@ -214,6 +218,7 @@ function open(next) {
   }
   at("panel").setAttribute("aria-labelledby", "tab-" + board.benchmark);
   at("title").textContent = board.title || board.benchmark;
+  at("warnings").replaceChildren(...board.warnings.map((text) => make("p", "Warning: " + text + ".")));
   options(at("modality"), board.rows.map((row) => row.modality));
   options(at("preset"), board.rows.map((row) => row.features));
   header();
