@@ -39,6 +39,10 @@ def results(once, toy_ci):
     return found
 
 
+def test_three_seeds_are_run_unless_others_are_asked_for(avbench):
+    assert "[default: 0,1,2]" in avbench("demo", "--help").stdout
+
+
 def accuracy(metrics) -> float:
     return metrics["mean_accuracy"]["mean"]
 

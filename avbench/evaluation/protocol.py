@@ -28,6 +28,7 @@ from avbench.features import store
 from avbench.features.rows import Floats
 from avbench.learning.method import Declaration, Method, Setup, resolve_settings
 from avbench.learning.replay import PairedSettings
+from avbench.learning.snapshot import CannotKeepError
 from avbench.learning.stream import _OPEN, Rows, Task
 from avbench.manifests.benchmark import Benchmark
 from avbench.types import AvbenchError, Modality, Report, Split, UsageError, silent
@@ -352,19 +353,28 @@ def _resumes(subject: _Subject) -> None:
     logged: list[Any] = []
     late = subject.derived(learn=learn)
     early = subject.derived(__init__=begin)
-    for when, method_class in (
-        ("right after it learned a step", late),
-        ("in the middle of a step", early),
+    for when, method_class, kept in (
+        # Without what was kept in the middle, which may hold what restore() forgets.
+        ("right after it learned a step", late, (0,)),
+        # A method that keeps no epochs, or of which they cannot be kept, begins the step anew.
+        ("in the middle of a step", early, (1, 0)),
     ):
-        # A method that keeps no epochs begins a step anew.
-        folder = subject.folder / f"stopped {when}"
-        try:
-            subject.run(
-                subject.plain, method_class=method_class, folder=folder, checkpoint_epochs=1
-            )
-        except KeyboardInterrupt:
-            subject.run(subject.plain, folder=folder)
-        _same(subject.plain_run, folder, f"a run that was stopped {when} and taken up")
+        for every in kept:
+            folder = subject.folder / f"stopped {when}, {every}"
+            logged.clear()
+            try:
+                subject.run(
+                    subject.plain,
+                    method_class=method_class,
+                    folder=folder,
+                    checkpoint_epochs=every,
+                )
+            except CannotKeepError:
+                continue
+            except KeyboardInterrupt:
+                subject.run(subject.plain, folder=folder)
+            _same(subject.plain_run, folder, f"a run that was stopped {when} and taken up")
+            break
 
 
 def _learns_nothing_from_test_clips(subject: _Subject) -> None:

@@ -25,7 +25,7 @@ from avbench.learning.classifiers import Classifier, LinearClassifier
 from avbench.learning.losses import Variant
 from avbench.learning.method import Setup
 from avbench.learning.network import Activation, AudioVisualNet, Output
-from avbench.learning.snapshot import Snapshot
+from avbench.learning.snapshot import CannotKeepError, Snapshot
 from avbench.learning.stream import Batch, Clips, Rows, Task
 from avbench.learning.teaching import Lessons
 from avbench.types import AvbenchError, Modality, UsageError
@@ -262,7 +262,7 @@ class GradientMethod(ABC):
             training.epochs += 1
             if self.setup.checkpoint and self.setup.checkpoint.due(training.epochs):
                 if task.remembered:  # which resuming would not do again
-                    raise AvbenchError(
+                    raise CannotKeepError(
                         "--checkpoint-epochs cannot keep a step whose exemplars were kept already:"
                         " call task.remember in finish(), or leave --checkpoint-epochs out"
                     )

@@ -37,6 +37,10 @@ _CONSTANT = (
 _PYTHON_CLASS = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 
 
+class CannotKeepError(AvbenchError):
+    """A step cannot be kept in the middle."""
+
+
 class Snapshot:
     """Keeps what an object holds, however deep, as tensors and JSON.
 
@@ -299,8 +303,8 @@ def _generator(made: Any, kind: str, state: Any) -> Any:
     return generator
 
 
-def _refusal(place: str, thing: object) -> AvbenchError:
-    return AvbenchError(
+def _refusal(place: str, thing: object) -> CannotKeepError:
+    return CannotKeepError(
         f"--checkpoint-epochs cannot keep {_readable(place)}, a {type(thing).__name__}: make it in"
         " start(), hold tensors, arrays, numbers or text instead, or leave --checkpoint-epochs out"
     )

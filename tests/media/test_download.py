@@ -23,6 +23,7 @@ from avbench.media.sources import download
 from avbench.media.sources.base import ClipUnavailable, Network
 from avbench.media.sources.download import Downloader
 from avbench.types import AvbenchError, UsageError
+from tests.helpers.processes import wait_for
 from tests.helpers.server import (
     Behaviour,
     Exchange,
@@ -150,6 +151,7 @@ def test_what_hangs_is_given_up(
     requests: int,
 ) -> None:
     url = server.put("/a.mp4", b"<html>" + content, *behaviours, kind=kind)
+    assert Downloader(HASTY)._options(url, scratch)["socket_timeout"] == HASTY.timeout_s
     error = refused(url, scratch, HASTY)
     assert (error.reason, error.permanent) == (reason, False)
     assert server.requests == {"/a.mp4": requests}
@@ -190,7 +192,12 @@ def test_an_endless_answer_is_too_large(
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses this process makes, in seconds; none of them takes any time."""
     pauses: list[float] = []
-    monkeypatch.setattr("time.sleep", pauses.append)
+
+    def sleep(pause: float) -> None:
+        pauses.append(pause)
+        assert len(pauses) < 1000, "it waits for ever"
+
+    monkeypatch.setattr("time.sleep", sleep)
     return pauses
 
 
@@ -472,7 +479,7 @@ def test_two_processes_do_not_download_at_once(
     def start_theirs(exchange: Exchange) -> None:
         processes.append(child(server.put(theirs, content)))
         assert processes[0].stdout
-        said.append(processes[0].stdout.readline())
+        said.extend(processes[0].stdout.readline() for _ in range(5))
         counted.append(server.requests[theirs])
         serve(exchange)
 
@@ -481,7 +488,7 @@ def test_two_processes_do_not_download_at_once(
     said: list[str] = []
     url = server.put("/ours.mp4", content, serve, start_theirs)
     Downloader(Network(timeout_s=30, retries=0, sleep_s=0)).download(url, ours)
-    assert (said, counted) == (["waiting\n"], [0])
+    assert (said, counted) == (["waiting\n"] * 5, [0])
     assert processes[0].wait(30) == 0
     assert server.requests[theirs] == 2
 
@@ -532,8 +539,7 @@ def test_a_killed_process_holds_no_slot(
     request: pytest.FixtureRequest,
 ) -> None:
     process = child(server.put("/theirs.mp4", content, then=stall))
-    while server.requests["/theirs.mp4"] < 2:
-        time.sleep(0.01)
+    wait_for(lambda: server.requests["/theirs.mp4"] >= 2, process=process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     slept = request.getfixturevalue("slept")
@@ -542,27 +548,39 @@ def test_a_killed_process_holds_no_slot(
 
 
 def test_the_host_has_a_rest_after_each_download(
-    server: MediaServer, content: bytes, scratch: Path, slept: list[float]
+    server: MediaServer, content: bytes, scratch: Path, tmp_path: Path, slept: list[float]
 ) -> None:
     """After one that failed, too; nobody waits for it who has no more to download."""
-    rests_before: list[int] = []
+    rested_before_asking: list[bool] = []
 
     def note(exchange: Exchange) -> None:
-        rests_before.append(sum(pause > 900 for pause in slept))
+        rested_before_asking.append(max(slept, default=0) > 900)
         serve(exchange)
 
-    network = Network(timeout_s=5, retries=0, sleep_s=1000)
-    url = server.put("/a.mp4", content, then=note)
-    for address in (server.url("/none.mp4"), server.url("/gone.mp4")):
-        with pytest.raises(ClipUnavailable):
-            Downloader(network).download(address, scratch)
-    slept.clear()
-    Downloader(network).download(url, scratch)
-    assert rests_before == [1, 1]
-    assert len(slept) == 1
-    with pytest.raises(ClipUnavailable):
-        Downloader(network).download(server.url("/none.mp4"), scratch)
-    assert len(slept) == 2
+    downloader = Downloader(Network(timeout_s=5, retries=0, sleep_s=1000))
+    paths = iter(["/a.mp4", "/b.mp4"])
+
+    def rested(*, fails: bool) -> float:
+        """Return how long a download waited before it began."""
+        slept.clear()
+        if fails:
+            with pytest.raises(ClipUnavailable):
+                Downloader(Network(timeout_s=5, retries=0, sleep_s=1000)).download(
+                    server.url("/none.mp4"), scratch
+                )
+        else:
+            downloader.download(server.put(next(paths), content, then=note), scratch)
+        return sum(slept)
+
+    rested(fails=True)
+    (slot,) = tmp_path.rglob("download-0")
+    os.utime(slot, (0, 0))  # as though the last one ended long ago
+    assert rested(fails=True) == 0
+    assert rested(fails=False) > 900
+    os.utime(slot, (0, 0))
+    assert rested(fails=False) == 0
+    assert rested_before_asking == [True, True, False, False]
+    assert rested(fails=True) > 900
 
 
 def test_a_folder_of_slots_that_is_somebody_elses(
