@@ -16,6 +16,8 @@ from avbench.types import AvbenchError, ProtocolError
 from reference_methods.finetune import FineTuning
 from tests.helpers.reach import reached
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"epochs": "2", "batch_size": "8"}
 
 
