@@ -43,9 +43,8 @@ from avbench.leaderboard.submit import (
 from avbench.manifests.benchmark import Benchmark
 from avbench.types import AvbenchError
 from tests.helpers.cli import AVBENCH
+from tests.helpers.predictions import predictions
 from tests.helpers.processes import all_wait_for_a_lock, wait_for
-
-from .conftest import predictions
 
 
 @pytest.fixture
